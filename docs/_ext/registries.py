@@ -1,0 +1,79 @@
+"""A Sphinx extension that writes what the tables of torchsk hold: losses, activations, solvers."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from torchsk._heads import ALIASES, LOSSES, TORCH_LOSSES
+from torchsk._mlp import ACTIVATIONS, INITS
+from torchsk._solvers import SCHEDULES, SOLVERS
+
+
+def names(table):
+    """Return the names of a table as text."""
+    return ", ".join(f'``"{name}"``' for name in table)
+
+
+def list_table(rows):
+    """Return the lines of a list-table whose first row is the header."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for first, *others in rows:
+        lines += [f"   * - {first}", *(f"     - {cell}".rstrip() for cell in others)]
+    return [*lines, ""]
+
+
+def other_names(loss):
+    """Return the aliases and the torch losses that stand for a loss."""
+    aliases = [f'``"{alias}"``' for alias, name in ALIASES.items() if name == loss]
+    return aliases + [f"``nn.{t.__name__}``" for t, row in TORCH_LOSSES.items() if row.name == loss]
+
+
+def facts(head):
+    """Yield (name, text) of a head: domain, link, loss, output activation, parameters."""
+    for name, text in re.findall(r"^ *(Domain|Link|Loss):((?:.*\n {12})*.*)$", head.__doc__, re.M):
+        yield name, f"``{' '.join(text.split())}``"
+    yield "Output activation", f"``{head.out_activation}``"
+    for option in fields(head):
+        if "rule" in option.metadata:
+            rule = option.metadata["rule"].replace("_", r"\_")
+            yield "In loss_params", f"``{option.name}={option.default!r}``: {rule}"
+
+
+def losses():
+    """Return the lines of the page part about losses: an overview, then loss by loss."""
+    overview = [["loss", "problems", "also reached by"]]
+    details = []
+    for loss, heads in LOSSES.items():
+        overview.append([f'``"{loss}"``', ", ".join(heads), ", ".join(other_names(loss))])
+        details += [loss, "~" * len(loss), ""]
+        for head in dict.fromkeys(heads.values()):
+            problems = ", ".join(problem for problem in heads if heads[problem] is head)
+            details += [f"**{problems}**: {head.__doc__.splitlines()[0]}", ""]
+            details += [f":{name}: {text}" for name, text in facts(head)] + [""]
+    return [*list_table(overview), "Loss by loss", "-" * 12, "", *details]
+
+
+def write_losses(app):
+    """Write generated/losses.inc, which losses.rst includes."""
+    target = Path(app.srcdir, "generated", "losses.inc")
+    target.parent.mkdir(exist_ok=True)
+    target.write_text("\n".join(losses()))
+
+
+def add_names(app, config):
+    """Make |activations|, |solvers|, |schedules| and |inits| known to every page."""
+    tables = {
+        "activations": ACTIVATIONS,
+        "solvers": SOLVERS,
+        "schedules": SCHEDULES,
+        "inits": INITS,
+    }
+    for name, table in tables.items():
+        config.rst_prolog = f"{config.rst_prolog or ''}\n.. |{name}| replace:: {names(table)}\n"
+
+
+def setup(app):
+    """Connect the hooks."""
+    app.connect("config-inited", add_names)
+    app.connect("builder-inited", write_losses)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,58 @@
+"""Settings of the documentation site."""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+import torchsk
+
+matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "torchsk"
+author = "The torchsk developers"
+copyright = "2026, The torchsk developers"
+version = release = torchsk.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "registries",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+default_role = "literal"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "torchsk"
+html_static_path = ["_static"]
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+html_show_sourcelink = False
+
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "doc_module": ("torchsk",),
+    "reference_url": {"torchsk": None},
+    "backreferences_dir": "generated/backreferences",
+    "download_all_examples": False,
+}
+
+
+def leave_out_what_others_wrote(app, what, name, obj, skip, options):
+    """Leave get_params, set_fit_request and other methods of scikit-learn out of the API pages."""
+    written_in = getattr(getattr(obj, "fget", obj), "__module__", None) or ""
+    return None if name == "score" or written_in.startswith("torchsk") else True
+
+
+def setup(app):
+    """Connect the hook."""
+    app.connect("autodoc-skip-member", leave_out_what_others_wrote)

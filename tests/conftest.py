@@ -1,0 +1,64 @@
+"""What every test file shares: one thread, no window, and small data sets loaded once."""
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from sklearn import datasets
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)  # more threads cost more than they give at these sizes
+
+
+def pytest_collection_modifyitems(items):
+    """Skip tests that need an accelerator where there is none."""
+    if torch.accelerator.is_available():
+        return
+    skip = pytest.mark.skip(reason="no accelerator here")
+    for item in items:
+        if item.get_closest_marker("device"):
+            item.add_marker(skip)
+
+
+def _read_only(X, y):
+    """(X, y) that no test can change for the others."""
+    X, y = np.asarray(X), np.asarray(y)
+    X.flags.writeable = y.flags.writeable = False
+    return X, y
+
+
+@pytest.fixture(scope="session")
+def iris():
+    """150 x 4, three classes."""
+    return _read_only(*datasets.load_iris(return_X_y=True))
+
+
+@pytest.fixture(scope="session")
+def wine():
+    """178 x 13, three classes, features of very different scales."""
+    return _read_only(*datasets.load_wine(return_X_y=True))
+
+
+@pytest.fixture(scope="session")
+def breast_cancer():
+    """569 x 30, two classes."""
+    return _read_only(*datasets.load_breast_cancer(return_X_y=True))
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The first 500 of the 1797 digits: 500 x 64, ten classes."""
+    X, y = datasets.load_digits(return_X_y=True)
+    return _read_only(X[:500], y[:500])
+
+
+@pytest.fixture(scope="session")
+def diabetes():
+    """442 x 10, one target between 25 and 346."""
+    return _read_only(*datasets.load_diabetes(return_X_y=True))
+
+
+@pytest.fixture(scope="session")
+def friedman1():
+    """200 x 10, a smooth nonlinear target of the first five features."""
+    return _read_only(*datasets.make_friedman1(200, noise=0.5, random_state=0))

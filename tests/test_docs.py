@@ -1,0 +1,79 @@
+"""The words about torchsk: every python block runs, every public docstring is whole."""
+
+import inspect
+import itertools
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from numpydoc.validate import validate
+
+import torchsk
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
+# numpydoc checks that are not asked for, and why.
+NOT_ASKED = {
+    "ES01": "one line of summary is enough where it says everything",
+    "EX01": "asked of classes and functions below, not of each method",
+    "GL01": "the summary stands on the line of the quotes, as in scikit-learn",
+    "PR08": "a sentence may begin with scikit-learn, skorch or torch",
+    "RT02": "a returned value has a name, as in scikit-learn",
+    "SA01": "a See Also only where there is something to see",
+    "SA03": "as PR08",
+}
+
+
+def python_blocks(page):
+    """Yield (line number, source) of a page's blocks, unless the line before says not executed."""
+    lines, before = page.read_text().splitlines(), ""
+    for number, line in enumerate(lines, start=1):
+        if line.strip() in ("```python", ".. code-block:: python") and "not executed" not in before:
+            deeper = " " * (len(line) - len(line.lstrip()) + 1)
+            inside = {
+                ".md": lambda row: row.strip() != "```",
+                ".rst": lambda row, deeper=deeper: not row.strip() or row.startswith(deeper),
+            }[page.suffix]
+            rows = itertools.takewhile(inside, lines[number:])
+            yield number, textwrap.dedent("\n".join(rows))
+        before = line if line.strip() else before
+
+
+def public_objects():
+    """Yield the dotted name of everything public and written here."""
+    for name in torchsk.__all__:
+        yield name
+        owner = getattr(torchsk, name)
+        for member in dir(owner) if inspect.isclass(owner) else ():
+            static = inspect.getattr_static(owner, member)
+            source = static.fget if isinstance(static, property) else getattr(owner, member, None)
+            ours = (getattr(source, "__module__", None) or "").startswith("torchsk")
+            if ours and callable(source) and not member.startswith("_"):
+                yield f"{name}.{member}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(python_blocks(p))], ids=lambda p: p.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for line, source in python_blocks(page):
+        exec(compile("\n" * line + source, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", list(public_objects()))
+def test_docstring(name):
+    errors = validate(f"torchsk.{name}")["errors"]
+    not_asked = set(NOT_ASKED) - (set() if "." in name else {"EX01"})
+    asked = [": ".join(error) for error in errors if error[0] not in not_asked]
+    assert not asked, "\n".join(asked)
+
+
+def test_api_page_lists_every_public_name():
+    page = (ROOT / "docs" / "api.rst").read_text()
+    assert set(re.findall(r"^   (\w+)$", page, re.MULTILINE)) == set(torchsk.__all__)
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []

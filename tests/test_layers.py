@@ -1,0 +1,72 @@
+"""The rooms of the house: who may import whom, and what each room keeps to itself."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import torchsk
+
+ROOMS = {path.stem: path.read_text() for path in Path(torchsk.__file__).parent.glob("*.py")}
+ARROWS = {
+    "__init__": set(ROOMS) - {"__init__"},
+    "_convert": {"_estimators", "_base", "_models", "_heads", "_mlp", "_tensors"},
+    "_estimators": {
+        "_base",
+        "_models",
+        "_heads",
+        "_mlp",
+        "_solvers",
+        "_tensors",
+        "_sklearn_compat",
+    },
+    "_base": {"_stacking", "_skorch", "_training", "_models", "_heads", "_mlp", "_solvers"}
+    | {"_stopping", "_tensors", "_sklearn_compat"},
+    "_stacking": {"_training"},
+    "_skorch": {"_training", "_heads", "_mlp", "_solvers", "_stopping", "_tensors", "_random"},
+    "_training": {"_heads", "_mlp", "_solvers", "_stopping", "_tensors"},
+    "_models": {"_heads", "_mlp", "_tensors"},
+    "_heads": {"_sklearn_compat"},
+    "_mlp": {"_random"},
+    "_tensors": {"_sklearn_compat"},
+    "_compare": {"_displays"},
+}
+every_room = pytest.mark.parametrize("room", sorted(ROOMS))
+
+
+def _imports(room):
+    """Yield (module, name) for every import of a room, wherever in the file it stands."""
+    for node in ast.walk(ast.parse(ROOMS[room])):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = "torchsk" if node.level else ""
+            module = ".".join(part for part in (package, node.module) if part)
+            yield from ((module, alias.name) for alias in node.names)
+
+
+@every_room
+def test_arrows_point_downwards(room):
+    names = {
+        part
+        for module, name in _imports(room)
+        for part in f"{module}.{name}".split(".")[1:2]
+        if module.split(".")[0] == "torchsk"
+    }
+    assert names <= ARROWS.get(room, set())
+
+
+@every_room
+def test_private_names_and_skorch_stay_in_their_rooms(room):
+    for module, name in _imports(room):
+        library, private = module.split(".")[0], re.search(r"(^|\.)_", f"{module}.{name}")
+        assert room == "_sklearn_compat" or not (library == "sklearn" and private), (module, name)
+        assert room == "_skorch" or library != "skorch"
+
+
+@every_room
+def test_a_table_decides_not_an_if(room):
+    chains = {"_heads": r"\bloss [!=]= |isinstance\([^)]*[Hh]ead", "_solvers": r"\bsolver [!=]= "}
+    for owner, chain in chains.items():
+        assert room == owner or not re.search(chain, ROOMS[room]), owner

@@ -1,0 +1,841 @@
+"""The joblib backend "torchsk": what stacks, that nothing changes by it, and that all ends."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.feature_selection import RFECV
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_val_predict,
+    cross_validate,
+    learning_curve,
+    permutation_test_score,
+    validation_curve,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+import torchsk
+from torchsk import _stacking, _training
+
+SECONDS_BEFORE_DEADLOCK = 60
+
+
+@pytest.fixture(autouse=True)
+def no_deadlock():
+    """Interrupt a test that hangs, where the platform can."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def fail(signum, frame):
+        raise TimeoutError("deadlock?")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(SECONDS_BEFORE_DEADLOCK)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left():
+    """No test leaves one of the backend's threads behind."""
+    yield
+    deadline = time.monotonic() + 5
+    while _own_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _own_threads()
+
+
+def _own_threads():
+    return [t.name for t in threading.enumerate() if t.name.startswith("torchsk")]
+
+
+# -- a fake trainer and a toy estimator: fast schedules, results that are equal bitwise --
+
+
+@dataclass
+class Job:
+    X: torch.Tensor
+    target: torch.Tensor
+    weight: None
+    key: object
+    ridge: float
+    device: str = "cpu"
+
+
+class FakeTraining:
+    """Stands for `_training`; `stacks` are the jobs of each call."""
+
+    class TrainingCancelled(BaseException):
+        pass
+
+    def __init__(self):
+        self.stacks, self.threads, self.hang = [], [], False
+
+    @property
+    def sizes(self):
+        return [len(jobs) for jobs in self.stacks]
+
+    def stack_key(self, job):
+        return job.key
+
+    def max_models(self, job):
+        return 32
+
+    def train(self, jobs, should_stop=lambda: False):
+        self.stacks.append(jobs)
+        self.threads.append(threading.current_thread().name)
+        while self.hang:
+            if should_stop():
+                raise self.TrainingCancelled
+            time.sleep(0.005)
+        return [self._solve(job) for job in jobs]
+
+    @staticmethod
+    def _solve(job):
+        if job.ridge < 0:
+            return ValueError("diverged")
+        X = job.X.double().numpy()
+        return np.linalg.solve(X.T @ X + job.ridge * np.eye(X.shape[1]), X.T @ job.target.numpy())
+
+
+class Ridge(ClassifierMixin, BaseEstimator):
+    """Ridge classification whose weights come from `train_job`, `n_fits` times."""
+
+    def __init__(self, ridge=1.0, key=0, n_fits=1):
+        self.ridge, self.key, self.n_fits = ridge, key, n_fits
+
+    def fit(self, X, y):
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        target = torch.from_numpy(np.eye(len(self.classes_))[codes])
+        for _ in range(self.n_fits):
+            job = Job(torch.tensor(X, dtype=torch.float32), target, None, self.key, self.ridge)
+            self.coef_ = _stacking.train_job(job)
+        return self
+
+    def predict(self, X):
+        return self.classes_[np.argmax(X @ self.coef_, axis=1)]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    trainer = FakeTraining()
+    monkeypatch.setattr(_stacking, "_training", trainer)
+    return trainer
+
+
+@pytest.fixture
+def data(iris):
+    X, y = iris
+    return X - X.mean(axis=0), y
+
+
+def _search(grid, cv=3, **kwargs):
+    return GridSearchCV(Ridge(), grid, cv=cv, **kwargs)
+
+
+RIDGES = {"ridge": [1e-3, 1.0, 10.0, 100.0]}
+
+
+# -- every loop of scikit-learn, with real networks --
+
+
+def _network(**kwargs):
+    kwargs = {"hidden_layer_sizes": (4,), "max_iter": 4, "random_state": 0} | kwargs
+    return torchsk.TorchClassifier(**kwargs)
+
+
+def _pipeline():
+    return Pipeline([("scale", StandardScaler()), ("net", _network())])
+
+
+ALPHAS = {"net__alpha": [1e-4, 1e-2, 1.0, 10.0]}
+
+
+def _grid(X, y):
+    return GridSearchCV(_pipeline(), ALPHAS, cv=3).fit(X, y).cv_results_["mean_test_score"]
+
+
+def _random(X, y):
+    search = RandomizedSearchCV(_pipeline(), ALPHAS, n_iter=3, cv=3, random_state=0, refit=False)
+    return search.fit(X, y).cv_results_["mean_test_score"]
+
+
+def _halving(X, y):
+    search = HalvingGridSearchCV(_pipeline(), ALPHAS, cv=3, factor=2, random_state=0, refit=False)
+    return search.fit(X, y).cv_results_["mean_test_score"]
+
+
+def _importance(net):
+    return np.abs(net.coefs_[0]).sum(axis=1)
+
+
+# name -> (loop, sizes of the stacks)
+LOOPS = {
+    "GridSearchCV": (_grid, [12, 1]),
+    "RandomizedSearchCV": (_random, [9]),
+    "HalvingGridSearchCV": (_halving, None),
+    "cross_validate": (lambda X, y: cross_validate(_pipeline(), X, y)["test_score"], [5]),
+    "cross_val_predict": (
+        lambda X, y: cross_val_predict(_pipeline(), X, y, method="predict_proba"),
+        [5],
+    ),
+    "learning_curve": (
+        lambda X, y: learning_curve(_pipeline(), X, y, cv=3, train_sizes=[0.9, 1.0])[1],
+        [6],
+    ),
+    "validation_curve": (
+        lambda X, y: validation_curve(
+            _pipeline(), X, y, param_name="net__alpha", param_range=[0.1, 1, 2], cv=3
+        )[1],
+        [9],
+    ),
+    "permutation_test_score": (
+        lambda X, y: permutation_test_score(
+            _pipeline(), X, y, cv=3, n_permutations=5, random_state=0
+        )[1],
+        [1, 1, 1, 5, 5, 5],
+    ),
+    "BaggingClassifier": (
+        lambda X, y: BaggingClassifier(_pipeline(), 6, random_state=0).fit(X, y).predict_proba(X),
+        [6],
+    ),
+    "VotingClassifier": (
+        lambda X, y: (
+            VotingClassifier(
+                [(f"net{i}", _network(random_state=i)) for i in range(3)], voting="soft"
+            )
+            .fit(X, y)
+            .predict_proba(X)
+        ),
+        [3],
+    ),
+    "StackingClassifier": (
+        lambda X, y: (
+            StackingClassifier([(f"net{i}", _network(random_state=i)) for i in range(2)])
+            .fit(X, y)
+            .predict(X)
+        ),
+        [2, 2, 2, 2, 2, 2],  # the folds of one network train in a loop inside one task
+    ),
+    "OneVsRestClassifier": (
+        lambda X, y: OneVsRestClassifier(_network()).fit(X, y).predict_proba(X),
+        [3],
+    ),
+    "MultiOutputClassifier": (
+        lambda X, y: MultiOutputClassifier(_network()).fit(X, np.c_[y, y % 2, y > 0]).predict(X),
+        None,
+    ),
+    "RFECV": (
+        lambda X, y: (
+            RFECV(_network(), cv=3, importance_getter=_importance)
+            .fit(X, y)
+            .cv_results_["mean_test_score"]
+        ),
+        [3, 3, 3, 3],
+    ),
+}
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """Count the jobs of every call of the real trainer."""
+    train, sizes = _training.train, []
+
+    def spy(jobs, *args, **kwargs):
+        sizes.append(len(jobs))
+        return train(jobs, *args, **kwargs)
+
+    monkeypatch.setattr(_training, "train", spy)
+    return sizes
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_every_loop_stacks_and_scores_the_same(loop, sizes, iris):
+    run, expected_sizes = LOOPS[loop]
+    expected = run(*iris)
+    n_alone = len(sizes)
+    assert set(sizes) == {1}
+    sizes.clear()
+    with joblib.parallel_config("torchsk"):
+        np.testing.assert_allclose(run(*iris), expected, atol=1e-5)
+    assert sum(sizes) == n_alone
+    if expected_sizes is not None:
+        assert sizes[: len(expected_sizes)] == expected_sizes
+    assert len(sizes) <= 0.75 * n_alone
+
+
+# -- who trains with whom --
+
+
+def test_tasks_with_several_fits_meet_every_time(fake, data):
+    with joblib.parallel_config("torchsk"):
+        GridSearchCV(Ridge(n_fits=3), RIDGES, cv=3, refit=False).fit(*data)
+    assert fake.sizes == [12, 12, 12]
+
+
+def test_only_equal_keys_train_together(fake, data):
+    with joblib.parallel_config("torchsk"):
+        _search({"key": [0, 1], "ridge": [1.0, 2.0]}, refit=False).fit(*data)
+    assert fake.sizes == [6, 6]
+    assert all(len({job.key for job in jobs}) == 1 for jobs in fake.stacks)
+
+
+def test_what_has_no_key_trains_by_itself_in_its_own_thread(fake, data):
+    with joblib.parallel_config("torchsk"):
+        _search({"key": [None, 0]}, refit=False).fit(*data)
+    assert fake.sizes == [1, 1, 1, 3]
+    assert fake.threads == ["torchsk-task"] * 3 + ["torchsk-group"]
+
+
+@pytest.mark.parametrize(
+    "max_models, expected", [(None, [32, 28]), (25, [25, 25, 10]), (1, [1] * 60)]
+)
+def test_max_models_limits_a_stack(fake, data, max_models, expected):
+    with joblib.parallel_config("torchsk", max_models=max_models):
+        _search({"ridge": list(range(20))}, refit=False).fit(*data)
+    assert fake.sizes == expected
+
+
+def test_tasks_that_wait_are_few(fake, data, monkeypatch):
+    monkeypatch.setattr(_stacking, "MAX_WAITING_TASKS", 8)
+    most = 0
+    train = fake.train
+
+    def spy(jobs, should_stop):
+        nonlocal most
+        most = max(most, _own_threads().count("torchsk-task"))
+        return train(jobs, should_stop)
+
+    fake.train = spy
+    with joblib.parallel_config("torchsk"):
+        _search({"key": [0, 1, 2], "ridge": [1.0, 2.0, 3.0]}, refit=False).fit(*data)
+    assert most == 8
+    assert sum(fake.sizes) == 27
+
+
+def test_equal_data_are_kept_once(fake, data):
+    with joblib.parallel_config("torchsk"):
+        GridSearchCV(Ridge(), RIDGES, cv=3, refit=False).fit(*data)
+    (jobs,) = fake.stacks
+    for name in "X", "target":
+        assert len({id(getattr(job, name)) for job in jobs}) == 3
+    assert not jobs[0].X.equal(jobs[1].X)
+
+
+def test_n_jobs_of_the_loop_does_not_unstack(fake, data):
+    for n_jobs in 1, 2, -1:
+        fake.stacks.clear()
+        with joblib.parallel_config("torchsk"):
+            _search(RIDGES, refit=False, n_jobs=n_jobs).fit(*data)
+        assert fake.sizes == [12]
+
+
+def test_outside_the_context_nothing_stacks(fake, data):
+    _search(RIDGES, refit=False).fit(*data)
+    assert fake.sizes == [1] * 12
+    assert fake.threads == ["MainThread"] * 12
+
+
+def test_a_fit_in_another_thread_trains_at_once(fake, data):
+    fits_elsewhere, names = [], []
+
+    def fit_elsewhere(estimator, X, y):
+        thread = threading.Thread(target=Ridge(key="elsewhere").fit, args=data)
+        thread.start()
+        thread.join()
+        fits_elsewhere.append(fake.stacks[-1][0].key)
+        names.append(fake.threads[-1])
+        return estimator.score(X, y)
+
+    with joblib.parallel_config("torchsk"):
+        _search(RIDGES, scoring=fit_elsewhere, refit=False).fit(*data)
+    assert fits_elsewhere == ["elsewhere"] * 12
+    assert not any(name.startswith("torchsk") for name in names)
+    assert fake.sizes == [12] + [1] * 12
+
+
+def test_tasks_run_in_the_order_of_a_plain_loop(fake):
+    seen = []
+
+    def task(i):
+        seen.append(i)
+        _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, "late" if i < 2 else "early", 1))
+        seen.append(i)
+
+    with joblib.parallel_config("torchsk", max_models=3):
+        joblib.Parallel()(joblib.delayed(task)(i) for i in range(5))
+    assert seen == [0, 1, 2, 3, 4, 2, 3, 4, 0, 1]
+
+
+def test_nested_loops_run_inline(fake, data):
+    def task(i):
+        inner = joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-j) for j in range(3))
+        scores = cross_validate(Ridge(), *data, cv=3, n_jobs=2)["test_score"]
+        return inner, scores, threading.current_thread().name
+
+    with joblib.parallel_config("torchsk"):
+        results = joblib.Parallel()(joblib.delayed(task)(i) for i in range(4))
+    expected = cross_validate(Ridge(), *data, cv=3)["test_score"]
+    for inner, scores, name in results:
+        assert (inner, name) == ([0, 1, 2], "torchsk-task")
+        np.testing.assert_array_equal(scores, expected)
+    assert fake.sizes[:3] == [4, 4, 4]
+
+
+def test_a_group_travels_in_a_pickle_and_runs_anywhere(fake):
+    calls = [_Call(i) for i in range(5)]
+    group = pickle.loads(pickle.dumps(_stacking.TaskGroup(calls, max_models=2)))
+    values, errors = zip(*group(), strict=True)
+    assert list(values) == [0, 1, None, 3, 4]
+    assert [str(error) for error in errors] == ["None", "None", "diverged", "None", "None"]
+    assert fake.sizes == [2, 2, 1]
+
+
+class _Call:
+    def __init__(self, i):
+        self.i = i
+
+    def __call__(self):
+        job = Job(torch.eye(2), torch.eye(2), None, 0, -1 if self.i == 2 else 1)
+        _stacking.train_job(job)
+        return self.i
+
+
+# -- errors --
+
+failed_fits = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.FitFailedWarning",
+    "ignore:One or more of the test scores:UserWarning",
+    "ignore:Scoring failed:UserWarning",
+)
+
+
+@failed_fits
+def test_a_fit_that_fails_fails_alone(fake, data):
+    grid = {"ridge": [-1.0, 1.0, 2.0]}
+    with joblib.parallel_config("torchsk"):
+        search = _search(grid).fit(*data)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [True, False, False]
+    assert fake.sizes == [9, 1]
+    with joblib.parallel_config("torchsk"), pytest.raises(ValueError, match="diverged") as info:
+        _search(grid, error_score="raise").fit(*data)
+    assert any("in fit" in note for note in info.value.__notes__)
+
+
+@failed_fits
+def test_a_stack_that_fails_as_a_whole_fails_its_fits_only(fake, data, monkeypatch):
+    train = fake.train
+
+    def fail(jobs, *args, **kwargs):
+        if jobs[0].key == 1:
+            raise MemoryError("too large")
+        return train(jobs, *args, **kwargs)
+
+    monkeypatch.setattr(fake, "train", fail)
+    with joblib.parallel_config("torchsk"):
+        search = _search({"key": [0, 1]}).fit(*data)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
+
+
+def test_an_error_of_the_backend_reaches_every_task(fake, data, monkeypatch):
+    monkeypatch.setattr(fake, "max_models", lambda job: 1 / 0)
+    with joblib.parallel_config("torchsk"), pytest.raises(ZeroDivisionError):
+        _search(RIDGES).fit(*data)
+
+
+def test_threads_that_cannot_start_are_an_error(fake, data, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "torchsk-task" and len(_own_threads()) > 4:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with joblib.parallel_config("torchsk"), pytest.raises(RuntimeError, match="can't start"):
+        _search(RIDGES).fit(*data)
+
+
+@failed_fits
+def test_an_error_in_a_scorer(fake, data):
+    def scorer(estimator, X, y):
+        if estimator.ridge == 1.0:
+            raise RuntimeError("no score")
+        return estimator.score(X, y)
+
+    with joblib.parallel_config("torchsk"):
+        search = _search(RIDGES, scoring=scorer).fit(*data)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False, False]
+    with joblib.parallel_config("torchsk"), pytest.raises(RuntimeError, match="no score"):
+        _search(RIDGES, scoring=scorer, error_score="raise").fit(*data)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ZeroDivisionError])
+def test_any_exception_of_a_task_ends_the_loop(fake, error):
+    def task(i):
+        _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, i % 2, 1.0))
+        if i == 3:
+            raise error("here")
+
+    with joblib.parallel_config("torchsk"), pytest.raises(error, match="here"):
+        joblib.Parallel()(joblib.delayed(task)(i) for i in range(8))
+
+
+def test_an_error_while_tasks_are_made(fake):
+    def tasks():
+        yield joblib.delayed(abs)(1)
+        raise ValueError("no task")
+
+    with joblib.parallel_config("torchsk"):
+        with pytest.raises(ValueError, match="no task"):
+            joblib.Parallel()(tasks())
+        assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "params, error, message",
+    [
+        ({"max_model": 8}, TypeError, "must be n_jobs or max_models; got max_model"),
+        ({"max_models": 0}, ValueError, "max_models must be an int >= 1 or None; got max_models=0"),
+        ({"max_models": 2.5}, ValueError, "max_models must be an int >= 1"),
+        ({"n_jobs": 0}, ValueError, "n_jobs == 0"),
+    ],
+)
+def test_bad_parameters(fake, data, params, error, message):
+    with pytest.raises(error, match=message), joblib.parallel_config("torchsk", **params):
+        _search(RIDGES).fit(*data)
+
+
+# -- the other ways of joblib --
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 300])
+def test_loops_without_fits(size):
+    with joblib.parallel_config("torchsk"):
+        assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(size)) == list(range(size))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"return_as": "generator"},
+        {"return_as": "generator_unordered"},
+        {"batch_size": 3},
+        {"pre_dispatch": 2},
+        {"n_jobs": 3},
+        {"backend": "torchsk"},
+        {"require": "sharedmem"},
+        {"prefer": "threads"},
+    ],
+    ids=str,
+)
+def test_options_of_parallel(fake, kwargs):
+    def task(i):
+        _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, 0, 1.0))
+        return i
+
+    with joblib.parallel_config("torchsk"):
+        results = joblib.Parallel(**kwargs)(joblib.delayed(task)(i) for i in range(10))
+        assert sorted(results) == list(range(10))
+
+
+def test_timeout(fake):
+    fake.hang = True
+    with joblib.parallel_config("torchsk"), pytest.raises(multiprocessing.TimeoutError):
+        joblib.Parallel(timeout=0.1)(joblib.delayed(_Call(i))() for i in range(3))
+
+
+def test_two_generators_at_once(fake):
+    with joblib.parallel_config("torchsk"):
+        first = joblib.Parallel(return_as="generator")(joblib.delayed(abs)(i) for i in range(4))
+        second = joblib.Parallel(return_as="generator")(joblib.delayed(abs)(i) for i in range(3))
+        assert list(second) == [0, 1, 2]
+        assert list(first) == [0, 1, 2, 3]
+
+
+# -- warnings are global; tasks that take turns must not see each other's --
+
+
+def test_warning_filters_are_a_tasks_own(fake):
+    def task(i):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error" if i % 2 else "ignore")
+            _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, 0, 1.0))
+            try:
+                warnings.warn("a warning", UserWarning, stacklevel=1)
+            except UserWarning:
+                return "error"
+            return "ignore"
+
+    filters, content, show = warnings.filters, list(warnings.filters), warnings.showwarning
+    with joblib.parallel_config("torchsk"):
+        results = joblib.Parallel()(joblib.delayed(task)(i) for i in range(6))
+    assert results == ["ignore", "error"] * 3
+    assert fake.sizes == [6]
+    assert warnings.filters is filters
+    assert warnings.filters == content
+    assert warnings.showwarning is show
+
+
+def test_recorded_warnings_are_a_tasks_own(fake):
+    def task(i):
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, 0, 1.0))
+            warnings.warn(f"from {i}", UserWarning, stacklevel=1)
+        return [str(warning.message) for warning in record]
+
+    with joblib.parallel_config("torchsk"):
+        results = joblib.Parallel()(joblib.delayed(task)(i) for i in range(4))
+    assert results == [[f"from {i}"] for i in range(4)]
+
+
+# -- interrupts --
+
+
+def _interrupt_when(condition):
+    def wait():
+        while not condition():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself")
+@pytest.mark.parametrize("key", [0, None], ids=["stack", "alone"])
+def test_ctrl_c_ends_training(fake, data, key):
+    fake.hang = True
+    thread = _interrupt_when(lambda: fake.stacks)
+    start = time.monotonic()
+    with joblib.parallel_config("torchsk"), pytest.raises(KeyboardInterrupt):
+        _search({"key": [key], **RIDGES}).fit(*data)
+    assert time.monotonic() - start < 2
+    assert len(fake.stacks) == 1
+    thread.join()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself")
+def test_ctrl_c_does_not_wait_for_a_scorer(fake, data):
+    scoring, go_on = threading.Event(), threading.Event()
+
+    def scorer(estimator, X, y):
+        scoring.set()
+        go_on.wait(30)
+        return 0.0
+
+    thread = _interrupt_when(scoring.is_set)
+    start = time.monotonic()
+    with joblib.parallel_config("torchsk"), pytest.raises(KeyboardInterrupt):
+        _search(RIDGES, scoring=scorer).fit(*data)
+    assert time.monotonic() - start < 2
+    go_on.set()
+    thread.join()
+
+
+SCRIPT = """
+import sys, threading, time
+import joblib, numpy as np
+import torchsk
+from torchsk import _training
+from sklearn.model_selection import GridSearchCV
+
+train = _training.train
+def spy(jobs, *args, **kwargs):
+    print("training", len(jobs), flush=True)
+    return train(jobs, *args, **kwargs)
+_training.train = spy
+
+rng = np.random.RandomState(0)
+X, y = rng.rand(40, 3), rng.randint(2, size=40)
+net = torchsk.TorchClassifier((4,), max_iter=10**9, n_iter_no_change=10**9, random_state=0)
+try:
+    with joblib.parallel_config("torchsk"):
+        GridSearchCV(net, {"alpha": [1e-4, 1e-3]}, cv=3).fit(X, y)
+except KeyboardInterrupt:
+    print("interrupted", [t.name for t in threading.enumerate()], flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child")
+def test_ctrl_c_ends_a_search_with_real_networks():
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "training 6\n"
+        time.sleep(0.1)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted ['MainThread']\n"
+        assert time.monotonic() - start < 2
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+
+# -- worker processes --
+
+
+def test_worker_processes_stack_their_share(iris):
+    X, y = iris
+
+    def task(i):
+        if not hasattr(_training, "sizes_seen"):  # a fresh worker
+            train, _training.sizes_seen = _training.train, []
+
+            def spy(jobs, *args, **kwargs):
+                _training.sizes_seen.append(len(jobs))
+                return train(jobs, *args, **kwargs)
+
+            _training.train = spy
+        weights = _network(alpha=1.0 + i).fit(X, y).coefs_[0]
+        return os.getpid(), _training.sizes_seen[-1], weights
+
+    with joblib.parallel_config("torchsk", n_jobs=2):
+        pids, sizes, weights = zip(
+            *joblib.Parallel()(joblib.delayed(task)(i) for i in range(6)), strict=True
+        )
+    assert os.getpid() not in pids
+    assert sizes == (3,) * 6
+    for i, found in enumerate(weights):
+        expected = _network(alpha=1.0 + i).fit(X, y).coefs_[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@failed_fits
+def test_a_search_in_worker_processes(iris):
+    grid = {"net__alpha": [1e-4, 1.0], "net__learning_rate_init": [0.05, -1.0]}
+    search = GridSearchCV(_pipeline(), grid, cv=3)
+    expected = search.fit(*iris).cv_results_["mean_test_score"]
+    with joblib.parallel_config("torchsk", n_jobs=2, max_models=8):
+        search.fit(*iris)
+        np.testing.assert_allclose(search.cv_results_["mean_test_score"], expected, atol=1e-5)
+        search.set_params(error_score="raise")
+        with pytest.raises(ValueError, match="learning_rate_init"):
+            search.fit(*iris)
+        search.set_params(error_score=np.nan, param_grid=ALPHAS).fit(*iris)  # a fresh pool
+
+
+# -- random schedules and random searches --
+
+
+def _random_task(seed):
+    """Fit a few times, fail sometimes, loop inside sometimes: a function of the seed alone."""
+    rng = np.random.RandomState(seed)
+    total = []
+    for _ in range(rng.randint(4)):
+        key = [None, "a", "b", "c"][rng.randint(4)]
+        X = torch.from_numpy(rng.rand(3, 2)).float()
+        job = Job(X, torch.ones(3, 1).double(), None, key, rng.choice([1.0, 1.0, 1.0, 1.0, -1.0]))
+        what = rng.randint(5)
+        if what == 0:
+            total += joblib.Parallel(n_jobs=2)([joblib.delayed(_stacking.train_job)(job)])
+        else:
+            total.append(_stacking.train_job(job))
+        if what == 1:
+            time.sleep(0.001)
+        if what == 2 and rng.rand() < 0.2:
+            raise RuntimeError("after a fit")
+    return [float(result.sum()) for result in total]
+
+
+def _random_tasks(rng):
+    def guarded(seed):
+        try:
+            return _random_task(seed)
+        except (ValueError, RuntimeError) as error:
+            return str(error)
+
+    return [joblib.delayed(guarded)(seed) for seed in rng.randint(2**31, size=rng.randint(1, 60))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_schedules(fake, seed, monkeypatch):
+    rng = np.random.RandomState(seed)
+    monkeypatch.setattr(_stacking, "MAX_WAITING_TASKS", rng.choice([2, 10, 256]))
+    tasks = _random_tasks(rng)
+    with joblib.parallel_config("sequential"):
+        expected = joblib.Parallel()(tasks)
+    n_alone = len(fake.stacks)
+    fake.stacks.clear()
+    with joblib.parallel_config("torchsk", max_models=int(rng.choice([1, 3, 32]))):
+        assert joblib.Parallel()(tasks) == expected
+    assert sum(fake.sizes) == n_alone
+
+
+def _random_search(seed):
+    rng = np.random.RandomState(seed)
+    X, y = rng.randn(rng.randint(30, 60), rng.randint(1, 5)), rng.randint(2, size=60)
+    y = y[: len(X)]
+    choices = {
+        "hidden_layer_sizes": [(3,), (5,), (3, 2), ()],
+        "alpha": [0.0, 1e-3, 1.0, -1.0],
+        "learning_rate_init": [1e-3, 0.1, 1e30],
+        "batch_size": ["auto", 7, 16],
+        "max_iter": [1, 3, 6],
+        "solver": ["sgd", "adam", "lbfgs"],
+        "activation": ["relu", "tanh"],
+        "early_stopping": [False, True],
+        "dropout": [0.0, 0.3],
+    }
+    names = rng.choice(sorted(choices), size=3, replace=False).tolist()
+    grid = {
+        name: [choices[name][i] for i in rng.permutation(len(choices[name]))[: rng.randint(1, 4)]]
+        for name in names
+    }
+    search = GridSearchCV(_network(random_state=seed), grid, cv=int(rng.randint(2, 4)), refit=False)
+    return search, X, y
+
+
+def _check_random_search(seed):
+    search, X, y = _random_search(seed)
+    outcomes = []
+    for backend in "sequential", "torchsk":
+        with joblib.parallel_config(backend), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                outcomes.append(search.fit(X, y).cv_results_["mean_test_score"])
+            except ValueError as error:  # every fit failed
+                outcomes.append(str(error)[:30])
+    assert type(outcomes[0]) is type(outcomes[1])
+    if isinstance(outcomes[0], str):
+        assert outcomes[0] == outcomes[1]
+    else:
+        np.testing.assert_allclose(outcomes[1], outcomes[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_searches(seed):
+    _check_random_search(seed)
+
+
+@pytest.mark.slow
+def test_many_random_searches():
+    signal.alarm(0)
+    for seed in range(10, 210):
+        _check_random_search(seed)

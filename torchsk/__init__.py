@@ -1,0 +1,19 @@
+"""torch networks as true scikit-learn estimators."""
+
+from torchsk import _stacking
+from torchsk._compare import Comparison, compare
+from torchsk._displays import ComparisonDisplay, LossCurveDisplay
+from torchsk._estimators import TorchClassifier, TorchRegressor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "ComparisonDisplay",
+    "LossCurveDisplay",
+    "TorchClassifier",
+    "TorchRegressor",
+    "compare",
+]
+
+_stacking.register()

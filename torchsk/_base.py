@@ -1,0 +1,527 @@
+"""What both estimators share: validate -> head -> job -> train -> fitted attributes."""
+
+import copy
+import numbers
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from torchsk import _stacking
+from torchsk._heads import Head, make_head
+from torchsk._mlp import ACTIVATIONS, INITS, NetworkSpec, draw_weights
+from torchsk._models import FittedMLP
+from torchsk._sklearn_compat import (
+    CALLBACK_STATE,
+    Interval,
+    Options,
+    StrOptions,
+    callback_tasks,
+    check_weight,
+)
+from torchsk._solvers import FULL_BATCH_SOLVERS, SCHEDULES, SOLVERS, UPDATE_RULES, make_schedule
+from torchsk._stopping import Progress
+from torchsk._tensors import (
+    Standardizer,
+    as_numpy,
+    as_rows,
+    as_tensor,
+    merge_duplicates,
+    resolve_device,
+)
+from torchsk._training import TrainingJob, TrainingResult, Validation
+
+# up to this many rows in one batch, duplicates are merged (DESIGN: k repeats = weight k, bitwise)
+MAX_ROWS_TO_MERGE = 1000
+
+
+@dataclass(frozen=True)
+class Data:
+    """Validated rows: X (n, n_features), encoded y (n,) or (n, n_targets), weights (n,) or None."""
+
+    X: Any
+    y: np.ndarray
+    weight: np.ndarray | None
+
+    def take(self, index: np.ndarray) -> "Data":
+        """Return some of the rows."""
+        weight = None if self.weight is None else self.weight[index]
+        return Data(self.X[index], self.y[index], weight)
+
+    def __len__(self) -> int:
+        return self.X.shape[0]
+
+
+class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
+    """Base of TorchClassifier and TorchRegressor; `__init__` of the subclasses only stores."""
+
+    _parameter_constraints: dict = {
+        "hidden_layer_sizes": ["array-like", Interval(numbers.Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple, type],
+        "loss": [str, callable],
+        "loss_params": [dict, None],
+        "module": [nn.Module, callable, None],
+        "module_params": [dict, None],
+        "dropout": [Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
+        "init": [StrOptions({"glorot_uniform", *INITS}), callable],
+        "standardize": ["boolean", StrOptions({"auto"})],
+        "solver": [StrOptions(set(SOLVERS)), type],
+        "alpha": [Interval(numbers.Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions(set(SCHEDULES)), callable],
+        "learning_rate_init": [
+            StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="neither")
+        ],
+        "power_t": [Interval(numbers.Real, 0, None, closed="left")],
+        "max_iter": [Interval(numbers.Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(numbers.Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(numbers.Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
+        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
+        "beta_1": [Interval(numbers.Real, 0, 1, closed="left")],
+        "beta_2": [Interval(numbers.Real, 0, 1, closed="left")],
+        "epsilon": [Interval(numbers.Real, 0, None, closed="neither")],
+        "n_iter_no_change": [
+            Interval(numbers.Integral, 1, None, closed="left"), Options(numbers.Real, {np.inf})
+        ],
+        "max_fun": [Interval(numbers.Integral, 1, None, closed="left")],
+        "max_grad_norm": [
+            StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="neither"), None
+        ],
+        "device": [str, torch.device],
+        "skorch_callbacks": [list, tuple, None],
+    }  # fmt: skip
+
+    # -- what the two estimators differ in --
+
+    @abstractmethod
+    def _check_y(self, y: np.ndarray, learn: bool, complete: bool = False) -> np.ndarray:
+        """Set what is learnt from y alone and return it encoded: codes, indicators or numbers."""
+
+    @abstractmethod
+    def _decode_y(self, y: np.ndarray) -> np.ndarray:
+        """Return encoded y as the user gave it."""
+
+    @abstractmethod
+    def _problem(self, y: np.ndarray) -> tuple[str, int]:
+        """Return (kind of problem, number of targets) for the head."""
+
+    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
+        """Return what the validation split is stratified by."""
+        return None
+
+    def _class_weights(self, data: Data, incremental: bool) -> Data:
+        """Return the data with class weights multiplied into the sample weights."""
+        return data
+
+    # -- fit --
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        X_val: Any = None,
+        y_val: Any = None,
+        *,
+        incremental: bool = False,
+    ) -> "BaseTorchMLP":
+        """Fit from the start, or train on (warm_start, partial_fit)."""
+        with self._restored_on_error():
+            first = not hasattr(self, "_model") or not (incremental or self.warm_start)
+            data = self._check_data(X, y, sample_weight, first, incremental)
+            held_out = self._check_validation_data(X_val, y_val)
+            kind, n_targets = self._problem(data.y)
+            head = make_head(self.loss, self.loss_params, kind, n_targets)
+            if not self._is_classifier():
+                head.check_target(data.y)
+            data = self._class_weights(data, incremental)
+            self._train(data, held_out, head, first, incremental)
+        return self
+
+    @contextmanager
+    def _restored_on_error(self) -> Iterator[None]:
+        """Leave a fitted estimator as it was when a refit fails."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            running = {name: vars(self)[name] for name in CALLBACK_STATE if name in vars(self)}
+            vars(self).clear()
+            vars(self).update(before | running)
+            raise
+
+    def _check_data(
+        self, X: Any, y: Any, sample_weight: Any, first: bool, incremental: bool
+    ) -> Data:
+        """Validate X, y and weights."""
+        X, y = validate_data(
+            self,
+            as_numpy(X),
+            as_numpy(y),
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=not self._is_classifier(),
+            dtype=(np.float64, np.float32),
+            reset=first,
+        )
+        weight = None if sample_weight is None else check_weight(as_numpy(sample_weight), X)
+        complete = not first and not incremental
+        return Data(X, self._check_y(y, first and not incremental, complete), weight)
+
+    def _check_validation_data(self, X_val: Any, y_val: Any) -> Data | None:
+        """Validate the user's held-out rows."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together; got only one of them.")
+        if X_val is None:
+            return None
+        X_val, y_val = validate_data(
+            self,
+            as_numpy(X_val),
+            as_numpy(y_val),
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=not self._is_classifier(),
+            dtype=(np.float64, np.float32),
+            reset=False,
+        )
+        return Data(X_val, self._check_y(y_val, learn=False), None)
+
+    def _split(
+        self, data: Data, held_out: Data | None, rng: np.random.RandomState, incremental: bool
+    ) -> tuple[Data, Data | None]:
+        """Return (training rows, validation rows), split as scikit-learn's MLP does."""
+        stops_early = self.early_stopping and self.solver not in FULL_BATCH_SOLVERS
+        if held_out is not None or not stops_early or incremental:
+            return data, held_out
+        train, validation = train_test_split(
+            np.arange(len(data)),
+            random_state=rng,
+            test_size=self.validation_fraction,
+            stratify=self._stratify(data.y),
+        )
+        if len(validation) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
+        training, held_out = data.take(train), data.take(validation)
+        for part, name in ((training, "training"), (held_out, "validation")):
+            if part.weight is not None and not part.weight.any():
+                raise ValueError(
+                    f"sample_weight must not be all zero in the {name} rows of early_stopping."
+                )
+        return training, held_out
+
+    def _train(
+        self, data: Data, held_out: Data | None, head: Head, first: bool, incremental: bool
+    ) -> None:
+        """Train the built-in network and set the fitted attributes."""
+        device = resolve_device(self.device)
+        rng = check_random_state(self.random_state)
+        spec = self._network_spec(data.X.shape[1], head.on_logits.n_outputs)
+        if first:
+            flat = draw_weights(spec, self.init, rng)
+        elif spec.layer_sizes != self._model.spec.layer_sizes:
+            raise ValueError(
+                "hidden_layer_sizes and the number of outputs must be those of the fitted model to "
+                f"train on; got layers {spec.layer_sizes}, fitted {self._model.spec.layer_sizes}."
+            )
+        else:
+            flat = self._model.flat
+        whole = data
+        training, held_out = self._split(data, held_out, rng, incremental)
+        batch_size, n_rows_seen = self._resolve_batch_size(len(training)), len(training)
+        if self._merges_duplicates(training, batch_size, held_out):
+            index, weight = merge_duplicates(training.X, training.y, training.weight)
+            training = replace(training.take(index), weight=None if (weight == 1).all() else weight)
+        model = self._unfitted_model(spec, flat, head, training, first, str(device))
+        job = self._make_job(
+            model, training, held_out, rng, device, batch_size, n_rows_seen, first, incremental
+        )
+        tasks = callback_tasks(
+            self,
+            job.max_iter,
+            X=whole.X,
+            y=self._decode_y(whole.y),
+            metadata=None if whole.weight is None else {"sample_weight": whole.weight},
+        )
+        if tasks is not None:
+            after_epoch, after_fit = tasks
+            job.on_epoch = lambda _, flat: after_epoch(
+                lambda: {"_model": replace(model, flat=flat())}
+            )
+        result = _stacking.train_job(job)
+        self._set_fitted(replace(model, flat=result.flat), result)
+        if tasks is not None:
+            after_fit()
+
+    def _network_spec(self, n_features: int, n_outputs: int) -> NetworkSpec:
+        """Return the shape of the built-in network."""
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if isinstance(sizes, Sequence | np.ndarray) else [sizes]
+        if not all(isinstance(size, numbers.Integral) and size >= 1 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        activations = _one_per_layer("activation", self.activation, len(sizes))
+        for activation in activations:
+            _check_activation(activation)
+        dropout = _one_per_layer("dropout", self.dropout, len(sizes))
+        for p in dropout:
+            if not (isinstance(p, numbers.Real) and 0 <= p < 1):
+                raise ValueError(f"dropout must be in [0, 1); got dropout={self.dropout!r}.")
+        layers = (n_features, *(int(size) for size in sizes), n_outputs)
+        return NetworkSpec(layers, activations, tuple(float(p) for p in dropout))
+
+    def _resolve_batch_size(self, n_rows: int) -> int:
+        if self.batch_size == "auto":
+            return min(200, n_rows)
+        if self.batch_size > n_rows:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+            )
+        return min(self.batch_size, n_rows)
+
+    def _merges_duplicates(self, data: Data, batch_size: int, held_out: Data | None) -> bool:
+        """Return whether all rows are one batch, whose order and copies then cannot matter."""
+        return (
+            len(data) <= min(MAX_ROWS_TO_MERGE, batch_size)
+            and not (self.early_stopping and held_out is not None)
+            and not np.any(self.dropout)
+        )
+
+    def _unfitted_model(
+        self, spec: NetworkSpec, flat: np.ndarray, head: Head, data: Data, first: bool, device: str
+    ) -> FittedMLP:
+        """Return the model with its starting weights and its scalers, fixed at the first fit."""
+        if not first:
+            return replace(self._model, head=head.on_logits, spec=spec, device=device)
+        x_scaler = y_scaler = None
+        if self.standardize:  # True or "auto"
+            x_scaler = Standardizer.fit(data.X, data.weight, "X")
+            if head.equivariant:
+                y_scaler = Standardizer.fit(data.y, data.weight, "y")
+        return FittedMLP(spec, flat, head.on_logits, x_scaler, y_scaler, data.X.dtype.name, device)
+
+    def _make_job(
+        self,
+        model: FittedMLP,
+        training: Data,
+        held_out: Data | None,
+        rng: np.random.RandomState,
+        device: torch.device,
+        batch_size: int,
+        n_rows_seen: int,
+        first: bool,
+        incremental: bool,
+    ) -> TrainingJob:
+        """Return the job that trains `model`."""
+        head = model.head
+        if model.y_scaler is not None:
+            head = head.standardized(model.y_scaler.scale)
+        dtype = torch.float64 if self.solver in FULL_BATCH_SOLVERS else torch.float32
+
+        def rows(data: Data, suffix: str = "") -> dict[str, Any]:
+            y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
+            target = head.encode(y)
+            return {
+                "X": as_rows(data.X, model.x_scaler, device, dtype, "X" + suffix),
+                "target": torch.from_numpy(target).to(device)
+                if target.dtype.kind == "i"
+                else as_tensor(target, None, device, dtype, "y" + suffix),
+                "weight": None
+                if data.weight is None
+                else torch.from_numpy(data.weight).to(device, dtype),
+            }
+
+        stops_early = self.early_stopping and not incremental
+        progress = Progress(stops_early) if first else self._progress.copy()
+        progress.early_stopping = stops_early
+        rule = UPDATE_RULES.get(self.solver)
+        rate = self._resolve_rate()
+        schedule = make_schedule(
+            self.learning_rate,
+            rate,
+            solver=self.solver,
+            power_t=self.power_t,
+            max_iter=self.max_iter,
+        )
+        state = self._solver_state if incremental and not first else None
+        if state is not None:
+            schedule.resume(state.epoch, state.rate)
+        max_grad_norm = self.max_grad_norm
+        if max_grad_norm == "auto":
+            max_grad_norm = None if rule is None else rule.default_max_grad_norm
+        return TrainingJob(
+            spec=model.spec,
+            head=head,
+            flat=model.flat,
+            rng=rng,
+            device=device,
+            solver=self.solver,
+            schedule=schedule,
+            hyper_parameters={
+                name: float(getattr(self, name))
+                for name in ("momentum", "beta_1", "beta_2", "epsilon")
+            },
+            progress=progress,
+            batch_size=batch_size,
+            n_rows_seen=n_rows_seen,
+            max_iter=1 if incremental else int(self.max_iter),
+            nesterov=bool(self.nesterovs_momentum),
+            alpha=float(self.alpha),
+            max_grad_norm=max_grad_norm,
+            shuffle=bool(self.shuffle),
+            tol=float(self.tol),
+            n_iter_no_change=self.n_iter_no_change,
+            max_fun=int(self.max_fun),
+            state=state,
+            validation=None
+            if held_out is None or self.solver in FULL_BATCH_SOLVERS
+            else Validation(**rows(held_out, "_val"), score=self._score_rule(model, held_out)),
+            keep_best=stops_early,
+            verbose=bool(self.verbose),
+            warn_at_max_iter=not incremental,
+            **rows(training),
+        )
+
+    def _resolve_rate(self) -> float:
+        if self.learning_rate_init != "auto":
+            return float(self.learning_rate_init)
+        kind = "classifier" if self._is_classifier() else "regressor"
+        rule = UPDATE_RULES.get(self.solver)
+        return 0.001 if rule is None else rule.default_rate[kind]
+
+    def _score_rule(self, model: FittedMLP, held_out: Data) -> str | Callable | None:
+        """Return what early stopping watches: the head's score, the loss, or a user's scorer."""
+        if self.scoring is None or self.scoring == "loss":
+            return self.scoring
+        fitted = copy.copy(self)
+        vars(fitted).pop("feature_names_in_", None)
+        fitted._model = model
+        scorer = check_scoring(fitted, self.scoring)
+        y = self._decode_y(held_out.y)
+        weights = {} if held_out.weight is None else {"sample_weight": held_out.weight}
+
+        def score(flat: np.ndarray) -> float:
+            fitted._model = replace(model, flat=flat)
+            return scorer(fitted, held_out.X, y, **weights)
+
+        return score
+
+    def _set_fitted(self, model: FittedMLP, result: TrainingResult) -> None:
+        """Set the fitted attributes and pass on what training has to say."""
+        progress = result.progress
+        self._model, self._progress, self._solver_state = model, progress, result.state
+        self.n_layers_ = len(model.spec.layer_sizes)
+        self.n_outputs_ = model.spec.layer_sizes[-1]
+        self.out_activation_ = model.head.out_activation
+        self.device_ = model.device
+        self.n_iter_ = result.n_iter
+        self.t_ = progress.n_samples_seen
+        self.loss_ = result.loss
+        if self.solver not in FULL_BATCH_SOLVERS:
+            stops_early = progress.early_stopping
+            self.loss_curve_ = progress.loss_curve
+            self.validation_loss_curve_ = progress.validation_loss_curve
+            self.validation_scores_ = progress.validation_scores
+            self.best_loss_ = None if stops_early else progress.best_loss
+            self.best_validation_score_ = progress.best_score if stops_early else None
+        if result.interrupted:
+            warnings.warn("Training interrupted by user.")
+        if result.warning is not None:
+            warnings.warn(result.warning, ConvergenceWarning)
+
+    # -- fitted --
+
+    def _raw(self, X: Any) -> Tensor:
+        """Validate X and return raw outputs (n_samples, n_outputs)."""
+        check_is_fitted(self)
+        X = validate_data(
+            self,
+            as_numpy(X),
+            accept_sparse=["csr", "csc"],
+            dtype=(np.float64, np.float32),
+            reset=False,
+        )
+        return self._model.raw(X)
+
+    @available_if(lambda self: hasattr(self, "_model"))
+    def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        return self._model.weights()
+
+    @property
+    def coefs_(self) -> list[np.ndarray]:
+        """Weights of each layer, (fan_in, fan_out), for raw inputs and outputs."""
+        return self._weights()[0]
+
+    @property
+    def intercepts_(self) -> list[np.ndarray]:
+        """Intercepts of each layer, (fan_out,), for raw inputs and outputs."""
+        return self._weights()[1]
+
+    @property
+    def module_(self) -> nn.Module:
+        """The network as a plain nn.Module: raw float32 features in, raw outputs out."""
+        if not hasattr(self, "_model"):
+            raise AttributeError(f"{type(self).__name__} is not fitted yet.")
+        return self._model.module()
+
+    def _is_classifier(self) -> bool:
+        return is_classifier(self)
+
+    def _is_stochastic(self) -> bool:
+        if self.solver in FULL_BATCH_SOLVERS:
+            raise AttributeError(
+                f"partial_fit is only available for stochastic solvers; got solver={self.solver!r}."
+            )
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _one_per_layer(name: str, value: Any, n_layers: int) -> tuple:
+    """Return one entry per hidden layer."""
+    if not isinstance(value, list | tuple):
+        return (value,) * n_layers
+    if len(value) != n_layers:
+        raise ValueError(
+            f"{name} must be one value, or a list with one per hidden layer ({n_layers}); "
+            f"got {name}={value!r}."
+        )
+    return tuple(value)
+
+
+def _check_activation(activation: Any) -> None:
+    """Raise unless it is in the table, or an nn.Module class without parameters."""
+    if isinstance(activation, str) and activation in ACTIVATIONS:
+        return
+    if isinstance(activation, type) and issubclass(activation, nn.Module):
+        if not list(activation().parameters()):
+            return
+    raise ValueError(
+        f"activation must be one of {sorted(ACTIVATIONS)} or an nn.Module class without "
+        f"parameters; got activation={activation!r}."
+    )

@@ -1,0 +1,294 @@
+"""The built-in multi-layer perceptron on weight tensors: init, forward, backward, export.
+
+The weights of a network are one flat vector, coefs first, then intercepts; a stack of networks is
+a matrix with one such vector per row. `Network` looks at either through views, so the same code
+runs one network with 2-D operations and n_models networks with batched ones.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchsk._random import seeded_torch
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise activation and its derivative.
+
+    Parameters
+    ----------
+    forward_ : callable
+        z -> a; may overwrite z when the derivative needs the output only.
+    backward_ : callable
+        (delta, saved) -> delta * a'(z), written into delta; saved is a, or z if `saves_input`.
+    module : type
+        The nn.Module of the same function.
+    saves_input : bool
+        Whether the derivative is computed from z instead of from a.
+    """
+
+    forward_: Callable[[Tensor], Tensor]
+    backward_: Callable[[Tensor, Tensor], Tensor]
+    module: Callable[[], nn.Module]
+    saves_input: bool = False
+
+
+def _grad_input(op: Any, *args: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the backward of an ATen op that writes its result over delta."""
+    return lambda delta, saved: op.grad_input(delta, saved, *args, grad_input=delta)
+
+
+def _selu_backward(delta: Tensor, a: Tensor) -> Tensor:
+    return aten.elu_backward.grad_input(
+        delta, _SELU_ALPHA, _SELU_SCALE, 1.0, True, a, grad_input=delta
+    )
+
+
+# Klambauer et al. 2017, "Self-normalizing neural networks", eq. 14
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+ACTIVATIONS: dict[str, Activation] = {
+    "identity": Activation(lambda z: z, lambda delta, a: delta, nn.Identity),
+    "logistic": Activation(torch.sigmoid_, _grad_input(aten.sigmoid_backward), nn.Sigmoid),
+    "tanh": Activation(torch.tanh_, _grad_input(aten.tanh_backward), nn.Tanh),
+    "relu": Activation(torch.relu_, _grad_input(aten.threshold_backward, 0), nn.ReLU),
+    "leaky_relu": Activation(
+        lambda z: aten.leaky_relu_(z, 0.01),
+        _grad_input(aten.leaky_relu_backward, 0.01, True),
+        nn.LeakyReLU,
+    ),
+    "elu": Activation(
+        aten.elu_,
+        lambda delta, a: aten.elu_backward.grad_input(
+            delta, 1.0, 1.0, 1.0, True, a, grad_input=delta
+        ),
+        nn.ELU,
+    ),
+    "selu": Activation(torch.selu_, _selu_backward, nn.SELU),
+    "gelu": Activation(aten.gelu, _grad_input(aten.gelu_backward), nn.GELU, saves_input=True),
+    "silu": Activation(aten.silu, _grad_input(aten.silu_backward), nn.SiLU, saves_input=True),
+    "mish": Activation(
+        aten.mish,
+        lambda delta, z: delta.copy_(aten.mish_backward(delta, z)),
+        nn.Mish,
+        saves_input=True,
+    ),
+    "softplus": Activation(
+        aten.softplus, _grad_input(aten.softplus_backward, 1.0, 20.0), nn.Softplus, saves_input=True
+    ),
+    "softsign": Activation(
+        nn.functional.softsign,
+        lambda delta, z: delta.div_((1 + z.abs()).square_()),
+        nn.Softsign,
+        saves_input=True,
+    ),
+    "hardtanh": Activation(
+        lambda z: aten.hardtanh_(z), _grad_input(aten.hardtanh_backward, -1.0, 1.0), nn.Hardtanh
+    ),
+    "hardsigmoid": Activation(
+        aten.hardsigmoid, _grad_input(aten.hardsigmoid_backward), nn.Hardsigmoid, saves_input=True
+    ),
+    "relu6": Activation(
+        lambda z: aten.hardtanh_(z, 0.0, 6.0),
+        _grad_input(aten.hardtanh_backward, 0.0, 6.0),
+        nn.ReLU6,
+    ),
+}
+
+
+def make_activation(activation: str | type[nn.Module]) -> Activation:
+    """Return the table's activation, or one made of a parameter-free elementwise nn.Module class."""
+    if isinstance(activation, str):
+        return ACTIVATIONS[activation]
+    module = activation()
+
+    def backward_(delta: Tensor, z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(module(leaf), leaf, delta)
+        return delta.copy_(gradient)
+
+    return Activation(module, backward_, activation, saves_input=True)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """The shape of a multi-layer perceptron.
+
+    Parameters
+    ----------
+    layer_sizes : tuple of int
+        (n_features, *hidden_layer_sizes, n_outputs).
+    activations : tuple of str or nn.Module class
+        One per hidden layer.
+    dropout : tuple of float
+        Probability in [0, 1) of dropping a unit, after each hidden activation.
+    """
+
+    layer_sizes: tuple[int, ...]
+    activations: tuple[str | type[nn.Module], ...]
+    dropout: tuple[float, ...]
+
+    @property
+    def n_coefs(self) -> int:
+        """Number of coefficients; they are the head of the flat vector."""
+        return sum(fan_in * fan_out for fan_in, fan_out in pairwise(self.layer_sizes))
+
+    @property
+    def n_params(self) -> int:
+        """Length of the flat vector of weights."""
+        return self.n_coefs + sum(self.layer_sizes[1:])
+
+    def split(self, flat: Any) -> tuple[list[Any], list[Any]]:
+        """Return views (coefs, intercepts) of flat weights (..., n_params), array or tensor."""
+        coefs, intercepts, start = [], [], 0
+        for fan_in, fan_out in pairwise(self.layer_sizes):
+            stop = start + fan_in * fan_out
+            coefs.append(flat[..., start:stop].reshape(*flat.shape[:-1], fan_in, fan_out))
+            start = stop
+        for fan_out in self.layer_sizes[1:]:
+            intercepts.append(flat[..., start : start + fan_out])
+            start += fan_out
+        return coefs, intercepts
+
+
+def pack(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the flat weights (n_params,)."""
+    return np.concatenate([np.ravel(layer) for layer in (*coefs, *intercepts)])
+
+
+def _seeded(fill_: Callable[..., Any]) -> Callable[[int], Callable[[Tensor], Any]]:
+    """Return seed -> in-place filler with a generator of its own, if it draws at all."""
+    draws = "generator" in inspect.signature(fill_).parameters
+    return lambda seed: (
+        partial(fill_, generator=torch.Generator().manual_seed(seed)) if draws else fill_
+    )
+
+
+#: name -> seed -> in-place filler: the functions of torch.nn.init that need a tensor only
+INITS: dict[str, Callable[[int], Callable[[Tensor], Any]]] = {
+    name.removesuffix("_"): _seeded(fill_)
+    for name, fill_ in vars(nn.init).items()
+    if name.endswith("_")
+    and name != "dirac_"  # for convolutions only
+    and not name.startswith("_")
+    and sum(p.default is p.empty for p in inspect.signature(fill_).parameters.values()) == 1
+}
+
+
+def draw_weights(spec: NetworkSpec, init: Any, rng: np.random.RandomState) -> np.ndarray:
+    """Return initial flat weights, float64 (n_params,).
+
+    "glorot_uniform" is scikit-learn's rule with scikit-learn's draws: weights and intercepts from
+    U(-b, b), b = sqrt(6 / (fan_in + fan_out)), 2 instead of 6 for a logistic network (Glorot &
+    Bengio 2010). Other rules are functions of torch.nn.init, seeded from rng; their intercepts
+    start at zero.
+    """
+    if init == "glorot_uniform":
+        factor = 2.0 if spec.activations[:1] == ("logistic",) else 6.0
+        coefs, intercepts = [], []
+        for fan_in, fan_out in pairwise(spec.layer_sizes):
+            bound = np.sqrt(factor / (fan_in + fan_out))
+            coefs.append(rng.uniform(-bound, bound, (fan_in, fan_out)))
+            intercepts.append(rng.uniform(-bound, bound, fan_out))
+        return pack(coefs, intercepts)
+    seed = int(rng.randint(2**31 - 1))
+    fill_ = INITS[init](seed) if isinstance(init, str) else init
+    flat = np.zeros(spec.n_params)
+    with torch.no_grad(), seeded_torch(seed) if callable(init) else nullcontext():
+        for coef in spec.split(flat)[0]:
+            weight = torch.empty(coef.shape[1], coef.shape[0])  # nn.Linear's layout: fans are right
+            fill_(weight)
+            coef[...] = weight.numpy().T
+    return flat
+
+
+class Network:
+    """A multi-layer perceptron, or a stack of them, looking at flat weights.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+    flat : Tensor of shape (n_params,) or (n_models, n_params)
+        The weights; every method sees later in-place changes.
+    """
+
+    def __init__(self, spec: NetworkSpec, flat: Tensor):
+        self.widths = spec.layer_sizes
+        self.activations = [make_activation(name) for name in spec.activations]
+        coefs, intercepts = spec.split(flat)
+        self.coefs: list[Tensor] = coefs
+        self.coefs_t = [coef.mT for coef in coefs]
+        stacked = flat.ndim == 2
+        self.intercepts: list[Tensor] = (
+            [b.unsqueeze(1) for b in intercepts] if stacked else intercepts
+        )
+        self._affine = torch.baddbmm if stacked else torch.addmm
+        self._matmul = torch.bmm if stacked else torch.mm
+
+    def predict(self, X: Tensor) -> Tensor:
+        """Return raw outputs (..., n_samples, n_outputs)."""
+        for activation, coef, intercept in zip(self.activations, self.coefs, self.intercepts):
+            X = activation.forward_(self._affine(intercept, X, coef))
+        return self._affine(self.intercepts[-1], X, self.coefs[-1])
+
+    def forward(self, X: Tensor, masks: Sequence[Tensor | None], out: Tensor) -> list[tuple]:
+        """Write raw outputs to `out` and return what `backward` needs.
+
+        Masks (..., n_samples, width) multiply the hidden activations: dropout. The result holds,
+        per layer, (input, input transposed, saved for the derivative of the activation before it,
+        mask).
+        """
+        tape: list[tuple] = [(X, X.mT, None, None)]
+        for activation, coef, intercept, mask in zip(
+            self.activations, self.coefs, self.intercepts, masks
+        ):
+            z = self._affine(intercept, X, coef)
+            X = activation.forward_(z)
+            saved = z if activation.saves_input else X
+            if mask is not None:
+                X = X * mask
+            tape.append((X, X.mT, saved, mask))
+        self._affine(self.intercepts[-1], X, self.coefs[-1], out=out)
+        return tape
+
+    def backward(self, delta: Tensor, tape: list[tuple], gradient: "Network") -> None:
+        """Write d loss / d weights into `gradient`, given delta = d loss / d raw."""
+        for layer in range(len(tape) - 1, -1, -1):
+            _, X_t, saved, mask = tape[layer]
+            self._matmul(X_t, delta, out=gradient.coefs[layer])
+            torch.sum(delta, -2, keepdim=delta.ndim == 3, out=gradient.intercepts[layer])
+            if layer:
+                delta = self._matmul(delta, self.coefs_t[layer])
+                if mask is not None:
+                    delta.mul_(mask)
+                delta = self.activations[layer - 1].backward_(delta, saved)
+
+
+def make_module(
+    spec: NetworkSpec, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]
+) -> nn.Sequential:
+    """Return the network as a plain nn.Sequential in float32, weights copied."""
+    layers: list[nn.Module] = []
+    for i, (coef, intercept) in enumerate(zip(coefs, intercepts)):
+        linear = nn.utils.skip_init(nn.Linear, *coef.shape)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(coef.T)))
+            linear.bias.copy_(torch.from_numpy(np.array(intercept)))
+        layers.append(linear)
+        if i < len(spec.activations):
+            layers.append(make_activation(spec.activations[i]).module())
+            if spec.dropout[i]:
+                layers.append(nn.Dropout(spec.dropout[i]))
+    return nn.Sequential(*layers).eval()

@@ -1,0 +1,115 @@
+"""A fitted built-in network: from validated X to raw predictions, in plain numpy state."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from torchsk._heads import Head, RegressionHead
+from torchsk._mlp import Network, NetworkSpec, make_module, pack
+from torchsk._tensors import Standardizer, available_devices
+
+# numbers per layer and chunk when predicting: stays in the cache of a core
+CHUNK_SIZE = 1_000_000
+
+
+@dataclass(frozen=True)
+class FittedMLP:
+    """The weights of a network with all that prediction needs.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+    flat : ndarray of shape (n_params,)
+        Weights, for standardised inputs and targets.
+    head : Head
+        The head in the unit of the user's y.
+    x_scaler, y_scaler : Standardizer or None
+    dtype : str
+        dtype of the X that was fitted.
+    device : str
+        Where predictions are computed, if it is there.
+    """
+
+    spec: NetworkSpec
+    flat: np.ndarray
+    head: Head
+    x_scaler: Standardizer | None
+    y_scaler: Standardizer | None
+    dtype: str
+    device: str
+
+    def raw(self, X: np.ndarray) -> Tensor:
+        """Return raw outputs (n_samples, n_outputs) in y's unit and X's dtype, on the CPU.
+
+        Inputs are standardised in float64. The CPU then computes in X's dtype, an accelerator in
+        float32.
+        """
+        device = torch.device(self.device if self.device in available_devices() else "cpu")
+        dtype = X.dtype if device.type == "cpu" else np.dtype(np.float32)
+        network = Network(self.spec, torch.from_numpy(self.flat.astype(dtype)).to(device))
+        offset, factor = (values.astype(X.dtype) for values in self._raw_affine())
+        raw = torch.empty(
+            X.shape[0], self.spec.layer_sizes[-1], dtype=torch.from_numpy(offset).dtype
+        )
+        with torch.no_grad():
+            for rows in self._chunks(X.shape[0]):
+                part = network.predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device))
+                raw[rows] = part.cpu()
+            if self.y_scaler is not None:
+                raw.mul_(torch.from_numpy(factor)).add_(torch.from_numpy(offset))
+        return raw
+
+    def _chunks(self, n_rows: int) -> Iterator[slice]:
+        step = max(1, CHUNK_SIZE // max(self.spec.layer_sizes))
+        return (slice(start, start + step) for start in range(0, n_rows, step))
+
+    def _inputs(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return dense, standardised and writable inputs."""
+        if sp.issparse(X):
+            X = X.toarray()
+        if self.x_scaler is not None:
+            X = self.x_scaler.transform(X)
+        X = X.astype(dtype, copy=False)
+        return X if X.flags.writeable else X.copy()
+
+    def _raw_affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (offset, factor), float64 (n_outputs,), from standardised to y's own unit."""
+        n_outputs = self.spec.layer_sizes[-1]
+        if self.y_scaler is None:
+            return np.zeros(n_outputs), np.ones(n_outputs)
+        assert isinstance(self.head, RegressionHead)
+        return self.head.raw_affine(self.y_scaler.mean, self.y_scaler.scale)
+
+    def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return (coefs, intercepts) for raw inputs and outputs, in the dtype of the fitted X.
+
+        Standardisation is folded into the first and the last layer, in float64.
+        """
+        coefs, intercepts = self.spec.split(self.flat.astype(np.float64))
+        if self.x_scaler is not None:
+            coefs[0] = coefs[0] / self.x_scaler.scale[:, None]
+            intercepts[0] = intercepts[0] - self.x_scaler.mean @ coefs[0]
+        offset, factor = self._raw_affine()
+        coefs[-1] = coefs[-1] * factor
+        intercepts[-1] = intercepts[-1] * factor + offset
+        return [c.astype(self.dtype) for c in coefs], [b.astype(self.dtype) for b in intercepts]
+
+    def unfold(self, coefs: list[np.ndarray], intercepts: list[np.ndarray]) -> np.ndarray:
+        """Return flat weights (n_params,) for standardised data: the inverse of `weights`."""
+        coefs = [np.asarray(coef, dtype=np.float64) for coef in coefs]
+        intercepts = [np.asarray(intercept, dtype=np.float64) for intercept in intercepts]
+        offset, factor = self._raw_affine()
+        coefs[-1] = coefs[-1] / factor
+        intercepts[-1] = (intercepts[-1] - offset) / factor
+        if self.x_scaler is not None:
+            intercepts[0] = intercepts[0] + self.x_scaler.mean @ coefs[0]
+            coefs[0] = coefs[0] * self.x_scaler.scale[:, None]
+        return pack(coefs, intercepts)
+
+    def module(self) -> nn.Module:
+        """Return a plain nn.Sequential: raw float32 features in, raw outputs out."""
+        return make_module(self.spec, *self.weights())

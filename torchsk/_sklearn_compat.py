@@ -1,0 +1,66 @@
+"""Every private scikit-learn name that torchsk needs, in one place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
+from sklearn.utils.validation import _check_sample_weight
+
+__all__ = [
+    "CALLBACK_STATE",
+    "Interval",
+    "Options",
+    "StrOptions",
+    "callback_tasks",
+    "check_partial_fit_first_call",
+    "check_weight",
+    "fit_context",
+]
+
+#: attributes that scikit-learn keeps on an estimator while its callbacks run
+CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+
+
+def check_weight(sample_weight: Any, X: Any) -> np.ndarray:
+    """Return sample weights, float64 (n_samples,), none negative, not all zero."""
+    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
+
+def callback_tasks(
+    estimator: Any, max_epochs: int, **data: Any
+) -> tuple[Callable[[Callable[[], dict]], bool], Callable[[], None]] | None:
+    """Open a callback context for a fit whose subtasks are epochs; None if nobody listens.
+
+    Returns (after_epoch, after_fit); after_epoch takes a function that gives the attributes which
+    turn the estimator into a fitted one, and returns whether a callback asks to stop.
+    """
+    if not hasattr(estimator, "_skl_callbacks"):
+        return None
+    context = estimator._init_callback_context(max_subtasks=max_epochs)
+    context.call_on_fit_task_begin(estimator=estimator, **data)
+
+    def begin() -> Any:
+        return context.subcontext(task_name="epoch").call_on_fit_task_begin(
+            estimator=estimator, **data
+        )
+
+    epoch = [begin()]
+    n_epochs = 1
+
+    def after_epoch(fitted: Callable[[], dict]) -> bool:
+        nonlocal n_epochs
+        stop = epoch.pop().call_on_fit_task_end(
+            estimator=estimator, reconstruction_attributes=fitted, **data
+        )
+        if not stop and n_epochs < max_epochs:
+            epoch.append(begin())
+            n_epochs += 1
+        return bool(stop)
+
+    def after_fit() -> None:
+        context.call_on_fit_task_end(estimator=estimator, reconstruction_attributes=dict, **data)
+
+    return after_epoch, after_fit

@@ -1,0 +1,267 @@
+"""The only door between numpy, pandas or scipy.sparse data and torch tensors."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.utils.sparsefuncs import mean_variance_axis
+from torch import Tensor
+
+# about 32 MB of float64: large enough to be fast, small enough to be nothing
+CHUNK_SIZE = 4_000_000
+
+
+# -- devices ---------------------------------------------------------------------------------------
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices that torch can use here, "cpu" first."""
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names += ["mps"]
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        names += ["xpu", *(f"xpu:{i}" for i in range(torch.xpu.device_count()))]
+    return names
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the torch device; "auto" is the first accelerator, else the CPU."""
+    names = available_devices()
+    if str(device) == "auto":
+        return torch.device(names[1] if len(names) > 1 else "cpu")
+    if str(device) not in names:
+        raise ValueError(f"device must be one of {['auto', *names]}; got device={str(device)!r}.")
+    return torch.device(device)
+
+
+_THREADS_LOCK = threading.Lock()
+_threads_before: list[int] = []
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch's operations on one core inside the block; the last block out restores.
+
+    Small stacked operations lose more time at the barriers of a second thread than they gain.
+    """
+    with _THREADS_LOCK:
+        _threads_before.append(torch.get_num_threads())
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _THREADS_LOCK:
+            first = _threads_before[0]
+            _threads_before.pop()
+            if not _threads_before:
+                torch.set_num_threads(first)
+
+
+# -- standardisation -------------------------------------------------------------------------------
+
+
+def _chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Yield slices of rows that hold about CHUNK_SIZE numbers each."""
+    step = max(1, CHUNK_SIZE // max(1, n_columns))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Centre and scale of columns, float64 (n_columns,)."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, X: Any, weight: np.ndarray | None = None, name: str = "X") -> "Standardizer":
+        """Return the (weighted) mean and standard deviation of the columns of X.
+
+        Sparse X is scaled but not centred. Columns without spread get scale 1.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, variance = (_sparse_moments if sp.issparse(X) else _dense_moments)(X, weight)
+        if not np.isfinite(variance).all():
+            raise ValueError(
+                f"{name} must be small enough to be squared in float64; got values up to "
+                f"{max(abs(X.max()), abs(X.min())):.3g}."
+            )
+        scale = np.sqrt(variance)
+        # rounding leaves a constant column with a spread of a few eps times its value
+        scale[scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)] = 1.0
+        return cls(np.zeros_like(mean) if sp.issparse(X) else mean, scale)
+
+    def transform(self, X: np.ndarray) -> np.ndarray:
+        """Return (X - mean) / scale in float64."""
+        Z = np.subtract(X, self.mean, dtype=np.float64)
+        return np.divide(Z, self.scale, out=Z)
+
+    def inverse_transform(self, Z: np.ndarray) -> np.ndarray:
+        """Return Z * scale + mean."""
+        return Z * self.scale + self.mean
+
+
+def _dense_moments(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of the columns, in two passes over chunks of rows."""
+    n_rows, n_columns = X.shape
+    weight = np.ones(n_rows) if weight is None else weight.astype(np.float64)
+    total = weight.sum()
+    mean, variance = np.zeros(n_columns), np.zeros(n_columns)
+    for rows in _chunks(n_rows, n_columns):
+        mean += weight[rows] @ X[rows].astype(np.float64, copy=False) / total
+    for rows in _chunks(n_rows, n_columns):
+        centred = np.subtract(X[rows], mean, dtype=np.float64)
+        variance += weight[rows] @ np.square(centred, out=centred) / total
+    return mean, variance
+
+
+def _sparse_moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of the columns of a sparse matrix, implicit zeros included."""
+    mean, variance = mean_variance_axis(X.astype(np.float64), axis=0, weights=weight)
+    return mean, variance
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+class DenseRows:
+    """Rows of float features in one tensor (n_rows, n_features) on the device."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+        self.n_rows, self.n_features = tensor.shape
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return the rows of a (device) index as a dense tensor."""
+        return self.tensor.index_select(0, index)
+
+    def all(self) -> Tensor:
+        """Return every row."""
+        return self.tensor
+
+    @staticmethod
+    def concatenate(parts: Sequence["DenseRows"]) -> "DenseRows":
+        """Return all rows of all parts, one after the other."""
+        return parts[0] if len(parts) == 1 else DenseRows(torch.cat([p.tensor for p in parts]))
+
+
+class SparseRows:
+    """Rows of float features in a scipy CSR matrix, made dense as they are taken."""
+
+    def __init__(self, matrix: Any, device: torch.device, dtype: torch.dtype):
+        self.matrix, self.device, self.dtype = matrix, device, dtype
+        self.n_rows, self.n_features = matrix.shape
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return the rows of an index as a dense tensor on the device."""
+        dense = self.matrix[index.cpu().numpy()].toarray()
+        return torch.from_numpy(dense).to(self.device, self.dtype)
+
+    def all(self) -> Tensor:
+        """Return every row, dense."""
+        return torch.from_numpy(self.matrix.toarray()).to(self.device, self.dtype)
+
+    @staticmethod
+    def concatenate(parts: Sequence["SparseRows"]) -> "SparseRows":
+        """Return all rows of all parts, one after the other."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        matrix = sp.vstack([part.matrix for part in parts], format="csr")
+        return SparseRows(matrix, first.device, first.dtype)
+
+
+Rows = DenseRows | SparseRows
+
+
+def as_rows(
+    X: Any, scaler: Standardizer | None, device: torch.device, dtype: torch.dtype, name: str = "X"
+) -> Rows:
+    """Return X (n_samples, n_columns), standardised in float64 and then cast, on the device."""
+    if sp.issparse(X):
+        matrix = X.tocsr()
+        if scaler is not None:
+            matrix = (matrix.astype(np.float64) @ sp.diags_array(1 / scaler.scale)).tocsr()
+        matrix = matrix.astype(np.float32 if dtype == torch.float32 else np.float64)
+        _check_range(matrix.data, name)
+        return SparseRows(matrix, device, dtype)
+    return DenseRows(as_tensor(X, scaler, device, dtype, name))
+
+
+def as_tensor(
+    X: np.ndarray,
+    scaler: Standardizer | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "X",
+) -> Tensor:
+    """Return X standardised in float64, cast and on the device; never a whole copy in float64."""
+    out = torch.empty(X.shape, dtype=dtype)
+    array = out.numpy()
+    with np.errstate(over="ignore"):
+        for rows in _chunks(*X.shape):
+            array[rows] = X[rows] if scaler is None else scaler.transform(X[rows])
+    _check_range(array, name)
+    return out.to(device)
+
+
+def _check_range(array: np.ndarray, name: str) -> None:
+    """Raise when a cast to float32 made values infinite."""
+    for rows in _chunks(len(array), array[:1].size):
+        # a sum is finite if all its terms are; the reverse may fail by overflow, so look again
+        if (
+            not np.isfinite(array[rows].sum(dtype=np.float64))
+            and not np.isfinite(array[rows]).all()
+        ):
+            raise ValueError(
+                f"{name} must be within the range of {array.dtype} (about 3e38); "
+                f"scale it, or use standardize=True."
+            )
+
+
+def merge_duplicates(
+    X: Any, y: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (index of one row per distinct (x, y), sum of their weights), sorted by content.
+
+    Rows of weight zero are left out. k copies of a row and one row of weight k give the same
+    result, so a full-batch fit on either is the same computation, bit by bit.
+    """
+    weight = np.ones(len(y)) if weight is None else weight
+    groups: dict[bytes, tuple[int, float]] = {}
+    for i, key in enumerate(_row_keys(X, y)):
+        if weight[i] > 0:
+            first, total = groups.get(key, (i, 0.0))
+            groups[key] = (first, total + weight[i])
+    kept = [groups[key] for key in sorted(groups)]
+    return np.array([first for first, _ in kept]), np.array([total for _, total in kept])
+
+
+def _row_keys(X: Any, y: np.ndarray) -> Iterator[bytes]:
+    """Yield the bytes of each (x, y); -0.0 is 0.0."""
+    targets = np.ascontiguousarray(y.reshape(len(y), -1), dtype=np.float64) + 0.0
+    if sp.issparse(X):
+        matrix = sp.csr_array(X, dtype=np.float64, copy=True)
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        bounds = matrix.indptr
+        for i, target in enumerate(targets):
+            row = slice(bounds[i], bounds[i + 1])
+            indices = matrix.indices[row].astype(np.int64)
+            yield indices.tobytes() + matrix.data[row].tobytes() + target.tobytes()
+    else:
+        for row in np.hstack([X, targets], dtype=np.float64) + 0.0:
+            yield row.tobytes()
+
+
+def as_numpy(data: Any) -> Any:
+    """Return a torch tensor as an array; everything else unchanged."""
+    return data.detach().cpu().numpy() if isinstance(data, Tensor) else data
