@@ -27,7 +27,7 @@ docs: $(VENV)/.installed-docs
 	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.installed-plot
-	@set -e; for script in $(wildcard benchmarks/bench_*.py); do \
+	@set -e; for script in $(wildcard benchmarks/*.py); do \
 		echo "$$script"; $(BIN)/python $$script; \
 	done
 

@@ -32,6 +32,8 @@ html_title = "torchsk"
 html_static_path = ["_static"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_show_sourcelink = False
+# Only the API and the gallery have pages below them to navigate to.
+html_sidebars = {page.stem: [] for page in Path(__file__).parent.glob("*.rst")}
 
 autosummary_generate = True
 autodoc_typehints = "none"
@@ -50,7 +52,7 @@ sphinx_gallery_conf = {
 def leave_out_what_others_wrote(app, what, name, obj, skip, options):
     """Leave get_params, set_fit_request and other methods of scikit-learn out of the API pages."""
     written_in = getattr(getattr(obj, "fget", obj), "__module__", None) or ""
-    return None if name == "score" or written_in.startswith("torchsk") else True
+    return None if written_in.startswith("torchsk") else True
 
 
 def setup(app):

@@ -28,7 +28,7 @@ ARROWS = {
     "_training": {"_heads", "_mlp", "_solvers", "_stopping", "_tensors"},
     "_models": {"_heads", "_mlp", "_tensors"},
     "_heads": {"_sklearn_compat"},
-    "_mlp": {"_random"},
+    "_mlp": {"_matmul", "_random"},
     "_tensors": {"_sklearn_compat"},
     "_compare": {"_displays"},
 }

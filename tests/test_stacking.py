@@ -286,6 +286,25 @@ def test_every_loop_stacks_and_scores_the_same(loop, sizes, iris):
     assert len(sizes) <= 0.75 * n_alone
 
 
+def test_a_scorer_of_early_stopping_that_fails_fails_its_fit_only(iris):
+    def scorer(estimator, X, y):
+        if estimator.alpha == 1.0:
+            raise RuntimeError("no score")
+        return estimator.score(X, y)
+
+    def score(alpha):
+        net = _network(alpha=alpha, early_stopping=True, scoring=scorer)
+        try:
+            return net.fit(*iris).validation_scores_
+        except RuntimeError as error:
+            return str(error)
+
+    tasks = [joblib.delayed(score)(alpha) for alpha in (0.1, 1.0, 2.0)]
+    expected = [score(0.1), "no score", score(2.0)]
+    with joblib.parallel_config("torchsk"):
+        assert joblib.Parallel()(tasks) == expected
+
+
 # -- who trains with whom --
 
 
@@ -657,6 +676,19 @@ def test_ctrl_c_does_not_wait_for_a_scorer(fake, data):
     thread.join()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself")
+@pytest.mark.parametrize("seed", range(10))
+def test_ctrl_c_at_any_time(fake, seed):
+    rng = np.random.RandomState(seed)
+    tasks, moment = _random_tasks(rng), time.monotonic() + 0.05 * rng.rand()
+    with pytest.raises(KeyboardInterrupt), joblib.parallel_config("torchsk", max_models=3):
+        thread = _interrupt_when(lambda: time.monotonic() > moment)
+        while True:
+            joblib.Parallel()(tasks)
+    assert time.monotonic() - moment < 2
+    thread.join()
+
+
 SCRIPT = """
 import sys, threading, time
 import joblib, numpy as np
@@ -835,7 +867,6 @@ def test_random_searches(seed):
 
 
 @pytest.mark.slow
-def test_many_random_searches():
-    signal.alarm(0)
-    for seed in range(10, 210):
-        _check_random_search(seed)
+@pytest.mark.parametrize("seed", range(10, 210))
+def test_more_random_searches(seed):
+    _check_random_search(seed)

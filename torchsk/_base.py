@@ -241,7 +241,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         rng = check_random_state(self.random_state)
         spec = self._network_spec(data.X.shape[1], head.on_logits.n_outputs)
         if first:
-            flat = draw_weights(spec, self.init, rng)
+            flat = draw_weights(spec, self.init, rng, self.activation)
         elif spec.layer_sizes != self._model.spec.layer_sizes:
             raise ValueError(
                 "hidden_layer_sizes and the number of outputs must be those of the fitted model to "

@@ -110,7 +110,7 @@ class Head(ABC):
             leaf = raw.clone() if raw.is_inference() else raw.detach()
             target = target.clone() if target.is_inference() else target
             (gradient,) = torch.autograd.grad(self.loss(leaf.requires_grad_(), target).sum(), leaf)
-        return gradient
+        return gradient.contiguous()  # autograd may return one number, expanded
 
     @abstractmethod
     def inverse_link(self, raw: Tensor) -> Tensor:
@@ -380,7 +380,7 @@ class Multinomial(ClassesHead):
 
     def residual(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return p - onehot(target), in general sum(q) p - q."""
-        p = torch.softmax(raw, -1)
+        p = _softmax(raw)
         if self._is_plain:
             return _add_at_(p, target, -1.0)
         q = self._expected(raw, target)
@@ -923,7 +923,9 @@ class Gaussian(LocationHead):
 
 @dataclass(frozen=True)
 class _Custom(Head):
-    """A loss(raw, target, **params) of the user's, called with one batch at a time.
+    """A loss(raw, target) of the user's, called with one batch at a time.
+
+    `function` is a class, built with `params`, or a callable that takes them as keywords.
 
     It returns one number per sample, one per sample and output (they are summed), or one number:
     the mean of the batch. Then that number stands for every sample of the batch, so that mean and
@@ -932,12 +934,16 @@ class _Custom(Head):
 
     function: Callable[..., Any] = field(hash=False)
     params: tuple[tuple[str, Any], ...] = field(default=(), hash=False)
+    call: Callable[..., Any] = field(init=False, compare=False, repr=False)
     is_scalar: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Call the loss once, to see whether it can be used and what it returns."""
-        if isinstance(self.function, nn.Module):
-            trainable = [n for n, p in self.function.named_parameters() if p.requires_grad]
+        is_class = isinstance(self.function, type)
+        call = self.function(**dict(self.params)) if is_class else self.function
+        object.__setattr__(self, "call", call)
+        if isinstance(call, nn.Module):
+            trainable = [n for n, p in call.named_parameters() if p.requires_grad]
             if trainable:
                 raise ValueError(
                     "loss must have no trainable parameters (freeze them: requires_grad_(False)); "
@@ -981,12 +987,11 @@ class _Custom(Head):
 
     def _call(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return what the user's loss returns for (n_samples, n_outputs)."""
-        function = self.function
-        if isinstance(function, nn.Module) and any(
-            b.device != raw.device for b in function.buffers()
-        ):
-            function = deepcopy(function).to(raw.device)
-        value: Tensor = function(raw, target, **dict(self.params))
+        call = self.call
+        if isinstance(call, nn.Module) and any(b.device != raw.device for b in call.buffers()):
+            call = deepcopy(call).to(raw.device)
+        is_class = isinstance(self.function, type)
+        value: Tensor = call(raw, target, **({} if is_class else dict(self.params)))
         return value
 
 
@@ -1119,7 +1124,7 @@ def make_head(loss: Any, loss_params: dict | None, kind: str, n_targets: int) ->
     params = dict(loss_params or {})
     torch_loss = TORCH_LOSSES.get(loss if isinstance(loss, type) else type(loss))
     if torch_loss is None and callable(loss):
-        return _make_custom_head(loss, params, kind, n_targets)
+        return CUSTOM_LOSSES[kind](n_targets, loss, tuple(params.items()))
 
     name = torch_loss.name if torch_loss is not None else str(loss)
     name = ALIASES.get(name, name)
@@ -1139,13 +1144,6 @@ def make_head(loss: Any, loss_params: dict | None, kind: str, n_targets: int) ->
             f"problems; got loss_params={params!r}."
         )
     return heads[kind](n_targets, **params)
-
-
-def _make_custom_head(loss: Any, params: dict, kind: str, n_targets: int) -> Head:
-    """Return the head of the user's own loss: a class (built with params) or a callable."""
-    if isinstance(loss, type):
-        loss, params = loss(**params), {}
-    return CUSTOM_LOSSES[kind](n_targets, loss, tuple(params.items()))
 
 
 def _options_of(loss: nn.Module, torch_loss: TorchLoss) -> dict[str, Any]:
@@ -1203,6 +1201,17 @@ def _constant(value: float | tuple[float, ...], like: Tensor) -> Tensor:
 def _codes(raw: Tensor, target: Tensor) -> Tensor:
     """Return class codes (..., n_samples, 1) with raw's leading axes."""
     return target.expand(*raw.shape[:-1], 1)
+
+
+def _softmax(raw: Tensor) -> Tensor:
+    """Return the softmax over the last axis, in a new tensor.
+
+    torch's kernel is slow where that axis is shorter than a vector register; over the axis before
+    it, it is fast at any length.
+    """
+    if raw.shape[-1] < 16:
+        return torch.softmax(raw.mT.contiguous(), -2).mT
+    return torch.softmax(raw, -1)
 
 
 def _gather(raw: Tensor, target: Tensor) -> Tensor:

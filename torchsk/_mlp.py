@@ -2,7 +2,9 @@
 
 The weights of a network are one flat vector, coefs first, then intercepts; a stack of networks is
 a matrix with one such vector per row. `Network` looks at either through views, so the same code
-runs one network with 2-D operations and n_models networks with batched ones.
+runs one network with 2-D operations and n_models networks with batched ones. A coef is stored
+(fan_out, fan_in), torch's layout, in which the products of narrow layers are fastest, and seen
+(fan_in, fan_out), scikit-learn's.
 """
 
 import inspect
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchsk._matmul import onednn_linear, prefers_onednn
 from torchsk._random import seeded_torch
 
 aten = torch.ops.aten
@@ -155,7 +158,7 @@ class NetworkSpec:
         coefs, intercepts, start = [], [], 0
         for fan_in, fan_out in pairwise(self.layer_sizes):
             stop = start + fan_in * fan_out
-            coefs.append(flat[..., start:stop].reshape(*flat.shape[:-1], fan_in, fan_out))
+            coefs.append(flat[..., start:stop].reshape(*flat.shape[:-1], fan_out, fan_in).mT)
             start = stop
         for fan_out in self.layer_sizes[1:]:
             intercepts.append(flat[..., start : start + fan_out])
@@ -165,7 +168,7 @@ class NetworkSpec:
 
 def pack(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
     """Return the flat weights (n_params,)."""
-    return np.concatenate([np.ravel(layer) for layer in (*coefs, *intercepts)])
+    return np.concatenate([np.ravel(layer.T) for layer in (*coefs, *intercepts)])
 
 
 def _seeded(fill_: Callable[..., Any]) -> Callable[[int], Callable[[Tensor], Any]]:
@@ -187,16 +190,19 @@ INITS: dict[str, Callable[[int], Callable[[Tensor], Any]]] = {
 }
 
 
-def draw_weights(spec: NetworkSpec, init: Any, rng: np.random.RandomState) -> np.ndarray:
+def draw_weights(
+    spec: NetworkSpec, init: Any, rng: np.random.RandomState, activation: Any = None
+) -> np.ndarray:
     """Return initial flat weights, float64 (n_params,).
 
     "glorot_uniform" is scikit-learn's rule with scikit-learn's draws: weights and intercepts from
     U(-b, b), b = sqrt(6 / (fan_in + fan_out)), 2 instead of 6 for a logistic network (Glorot &
-    Bengio 2010). Other rules are functions of torch.nn.init, seeded from rng; their intercepts
-    start at zero.
+    Bengio 2010); `activation` says so where there is no hidden layer. Other rules are functions of
+    torch.nn.init, seeded from rng; their intercepts start at zero.
     """
     if init == "glorot_uniform":
-        factor = 2.0 if spec.activations[:1] == ("logistic",) else 6.0
+        first = spec.activations[0] if spec.activations else activation
+        factor = 2.0 if first == "logistic" else 6.0
         coefs, intercepts = [], []
         for fan_in, fan_out in pairwise(spec.layer_sizes):
             bound = np.sqrt(factor / (fan_in + fan_out))
@@ -229,48 +235,63 @@ class Network:
         self.activations = [make_activation(name) for name in spec.activations]
         coefs, intercepts = spec.split(flat)
         self.coefs: list[Tensor] = coefs
-        self.coefs_t = [coef.mT for coef in coefs]
+        self.weights: list[Tensor] = [coef.mT for coef in coefs]  # (..., fan_out, fan_in), contiguous
         stacked = flat.ndim == 2
-        self.intercepts: list[Tensor] = (
-            [b.unsqueeze(1) for b in intercepts] if stacked else intercepts
-        )
+        self.intercepts: list[Tensor] = [b.unsqueeze(1) for b in intercepts] if stacked else intercepts
         self._affine = torch.baddbmm if stacked else torch.addmm
         self._matmul = torch.bmm if stacked else torch.mm
+        self._sizes = [
+            0 if stacked else fan_in * fan_out for fan_in, fan_out in pairwise(spec.layer_sizes)
+        ]
+
+    def _layer(self, layer: int, X: Tensor) -> Tensor:
+        """Return X W + b."""
+        if prefers_onednn(X, X.shape[-2] * self._sizes[layer]):
+            return onednn_linear(X, self.weights[layer], self.intercepts[layer])
+        return self._affine(self.intercepts[layer], X, self.coefs[layer])
 
     def predict(self, X: Tensor) -> Tensor:
         """Return raw outputs (..., n_samples, n_outputs)."""
-        for activation, coef, intercept in zip(self.activations, self.coefs, self.intercepts):
-            X = activation.forward_(self._affine(intercept, X, coef))
-        return self._affine(self.intercepts[-1], X, self.coefs[-1])
+        for layer, activation in enumerate(self.activations):
+            X = activation.forward_(self._layer(layer, X))
+        return self._layer(len(self.activations), X)
 
     def forward(self, X: Tensor, masks: Sequence[Tensor | None], out: Tensor) -> list[tuple]:
         """Write raw outputs to `out` and return what `backward` needs.
 
         Masks (..., n_samples, width) multiply the hidden activations: dropout. The result holds,
-        per layer, (input, input transposed, saved for the derivative of the activation before it,
-        mask).
+        per layer, (input, saved for the derivative of the activation before it, mask).
         """
-        tape: list[tuple] = [(X, X.mT, None, None)]
-        for activation, coef, intercept, mask in zip(
-            self.activations, self.coefs, self.intercepts, masks
-        ):
-            z = self._affine(intercept, X, coef)
+        tape: list[tuple] = [(X, None, None)]
+        for layer, (activation, mask) in enumerate(zip(self.activations, masks)):
+            z = self._layer(layer, X)
             X = activation.forward_(z)
             saved = z if activation.saves_input else X
             if mask is not None:
                 X = X * mask
-            tape.append((X, X.mT, saved, mask))
-        self._affine(self.intercepts[-1], X, self.coefs[-1], out=out)
+            tape.append((X, saved, mask))
+        last = len(self.activations)
+        if prefers_onednn(X, X.shape[-2] * self._sizes[last]):
+            out.copy_(onednn_linear(X, self.weights[last], self.intercepts[last]))
+        else:
+            self._affine(self.intercepts[last], X, self.coefs[last], out=out)
         return tape
 
     def backward(self, delta: Tensor, tape: list[tuple], gradient: "Network") -> None:
         """Write d loss / d weights into `gradient`, given delta = d loss / d raw."""
         for layer in range(len(tape) - 1, -1, -1):
-            _, X_t, saved, mask = tape[layer]
-            self._matmul(X_t, delta, out=gradient.coefs[layer])
+            X, saved, mask = tape[layer]
+            large = prefers_onednn(X, X.shape[-2] * self._sizes[layer])
+            if large:
+                gradient.weights[layer].copy_(onednn_linear(delta.mT, X.mT))
+            else:
+                self._matmul(delta.mT, X, out=gradient.weights[layer])
             torch.sum(delta, -2, keepdim=delta.ndim == 3, out=gradient.intercepts[layer])
             if layer:
-                delta = self._matmul(delta, self.coefs_t[layer])
+                if large:
+                    delta = onednn_linear(delta, self.coefs[layer])
+                else:
+                    delta = self._matmul(delta, self.weights[layer])
                 if mask is not None:
                     delta.mul_(mask)
                 delta = self.activations[layer - 1].backward_(delta, saved)

@@ -1,7 +1,7 @@
 """Update rules and learning-rate schedules, on a stack of models; lbfgs.
 
-An update rule works on matrices with one model per row. A hyper-parameter is a number where all
-models agree and a column (n_models, 1) where they differ: the same expressions take both.
+An update rule works on matrices with one model per row. A hyper-parameter is a scalar tensor where
+all models agree and a column (n_models, 1) where they differ: the same expressions take both.
 """
 
 import math
@@ -14,21 +14,10 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-Column = float | Tensor
-
-
-def as_column(values: Sequence[float], like: Tensor) -> Column:
-    """Return the common value, or a column (n_models, 1) of the values."""
-    if len(set(values)) == 1:
-        return float(values[0])
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
-
-
-def add_scaled_(out: Tensor, x: Tensor, factor: Column) -> Tensor:
-    """Add factor * x to out."""
-    if isinstance(factor, float):
-        return out.add_(x, alpha=factor)
-    return out.addcmul_(x, factor)
+def as_column(values: Sequence[float] | np.ndarray, like: Tensor) -> Tensor:
+    """Return the common value as a scalar tensor, or a column (n_models, 1) of the values."""
+    column = torch.tensor(list(values), dtype=like.dtype, device=like.device).unsqueeze(1)
+    return column[0, 0].clone() if len(set(values)) == 1 else column
 
 
 # -- update rules ----------------------------------------------------------------------------------
@@ -39,10 +28,12 @@ class UpdateRule(ABC):
 
     Parameters
     ----------
-    columns : mapping from str to float or Tensor of shape (n_models, 1)
-        The hyper-parameters named in `hyper_parameters`.
+    values : mapping from str to sequence of float
+        The hyper-parameters named in `hyper_parameters`, one value per model.
     nesterov : bool
         Whether momentum looks ahead.
+    like : Tensor
+        Weights that the rule will update.
     """
 
     hyper_parameters: ClassVar[tuple[str, ...]] = ()
@@ -57,8 +48,12 @@ class UpdateRule(ABC):
     #: whether scikit-learn's own schedules (invscaling, adaptive) apply
     scheduled: ClassVar[bool] = False
 
-    def __init__(self, columns: Mapping[str, Column], nesterov: bool):
-        self.columns, self.nesterov = columns, nesterov
+    def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
+        self.values = {name: np.array(values[name]) for name in self.hyper_parameters}
+        self.nesterov = nesterov
+        self.columns = {name: as_column(value, like) for name, value in self.values.items()}
+        # rounded once: 1 - float32(0.999) would be wrong in the fifth digit
+        self.complements = {name: as_column(1 - value, like) for name, value in self.values.items()}
 
     def rates(self, rate: np.ndarray, n_steps: np.ndarray, n_batches: int) -> np.ndarray:
         """Return the step sizes (n_batches, n_models) of an epoch.
@@ -68,7 +63,7 @@ class UpdateRule(ABC):
         return np.broadcast_to(rate, (n_batches, len(rate)))
 
     @abstractmethod
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Column) -> None:
+    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
         """Update weights (n_models, n_params) and moments; the gradient may be overwritten."""
 
 
@@ -81,13 +76,13 @@ class SGD(UpdateRule):
     default_max_grad_norm = 1.0
     scheduled = True
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Column) -> None:
+    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
         """Apply v = momentum v - rate g; w += v, or w += momentum v - rate g."""
         velocity, momentum = moments[0], self.columns["momentum"]
         gradient.mul_(rate)
         velocity.mul_(momentum).sub_(gradient)
         if self.nesterov:
-            add_scaled_(weights, velocity, momentum).sub_(gradient)
+            weights.addcmul_(velocity, momentum).sub_(gradient)
         else:
             weights.add_(velocity)
 
@@ -98,20 +93,40 @@ class Adam(UpdateRule):
     hyper_parameters = ("beta_1", "beta_2", "epsilon")
     n_moments = 2
 
+    def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
+        super().__init__(values, nesterov, like)
+        self._no_correction = torch.tensor(1e12, device=like.device)
+
     def rates(self, rate: np.ndarray, n_steps: np.ndarray, n_batches: int) -> np.ndarray:
         """Return rate sqrt(1 - beta_2^t) / (1 - beta_1^t)."""
         t = n_steps + np.arange(1, n_batches + 1)[:, None]
-        beta_1, beta_2 = (_as_row(self.columns[name]) for name in ("beta_1", "beta_2"))
+        beta_1, beta_2 = self.values["beta_1"], self.values["beta_2"]
         return rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Column) -> None:
+    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
         """Apply w -= rate m / (sqrt(v) + epsilon)."""
+        if len(weights) == 1 and weights.device.type in _FUSED_ADAM_DEVICES:
+            self._fused_step_(weights, gradient, moments, rate)
+            return
         m, v = moments[0], moments[1]
-        beta_1, beta_2 = self.columns["beta_1"], self.columns["beta_2"]
-        add_scaled_(m.mul_(beta_1), gradient, 1 - beta_1)
-        add_scaled_(v.mul_(beta_2), gradient.square_(), 1 - beta_2)
-        denominator = torch.sqrt(v, out=gradient).add_(self.columns["epsilon"])
+        beta_1, beta_2, epsilon = (self.columns[name] for name in self.hyper_parameters)
+        m.mul_(beta_1).addcmul_(gradient, self.complements["beta_1"])
+        v.mul_(beta_2).addcmul_(gradient.square_(), self.complements["beta_2"])
+        denominator = torch.sqrt(v, out=gradient).add_(epsilon)
         weights.sub_(torch.div(m, denominator, out=gradient).mul_(rate))
+
+    def _fused_step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
+        """Do the same in the one pass of torch's fused kernel.
+
+        Its own bias correction, which treats epsilon differently, is switched off by a step number
+        at which it is 1: `rates` has corrected already.
+        """
+        beta_1, beta_2, epsilon = (float(self.values[name][0]) for name in self.hyper_parameters)
+        torch._fused_adam_(
+            [weights[0]], [gradient[0]], [moments[0, 0]], [moments[1, 0]], [],
+            [self._no_correction], lr=rate, beta1=beta_1, beta2=beta_2, weight_decay=0.0,
+            eps=epsilon, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
 
 class AdamW(Adam):
@@ -126,10 +141,10 @@ class RMSprop(UpdateRule):
     hyper_parameters = ("beta_2", "epsilon")
     n_moments = 1
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Column) -> None:
+    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
         """Apply w -= rate g / (sqrt(v) + epsilon)."""
         v, beta_2 = moments[0], self.columns["beta_2"]
-        add_scaled_(v.mul_(beta_2), gradient.square(), 1 - beta_2)
+        v.mul_(beta_2).addcmul_(gradient, gradient * self.complements["beta_2"])
         weights.sub_(gradient.div_(torch.sqrt(v).add_(self.columns["epsilon"])).mul_(rate))
 
 
@@ -140,15 +155,13 @@ class Adagrad(UpdateRule):
     n_moments = 1
     default_rate: ClassVar[dict[str, float]] = {"classifier": 0.01, "regressor": 0.01}
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Column) -> None:
+    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
         """Apply w -= rate g / (sqrt(sum of g^2) + epsilon)."""
         total = moments[0].add_(gradient.square())
         weights.sub_(gradient.div_(torch.sqrt(total).add_(self.columns["epsilon"])).mul_(rate))
 
 
-def _as_row(column: Column) -> Any:
-    return column if isinstance(column, float) else column.squeeze(1).double().cpu().numpy()
-
+_FUSED_ADAM_DEVICES = ("cpu", "cuda") if hasattr(torch, "_fused_adam_") else ()
 
 UPDATE_RULES: dict[str, type[UpdateRule]] = {
     "sgd": SGD,

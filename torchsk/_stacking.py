@@ -13,17 +13,20 @@ import traceback
 import warnings
 import weakref
 from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from numbers import Integral
+from typing import Any
 
 import joblib
 import numpy as np
 from joblib.parallel import LokyBackend, SequentialBackend, get_active_backend
 
 from torchsk import _training
+from torchsk._training import TrainingJob, TrainingResult
 
 # What joblib is told: loops that cut their work by the number of jobs (Bagging) then cut it finely.
 N_REPORTED_JOBS = 128
@@ -32,21 +35,21 @@ MAX_WAITING_TASKS = 256
 # How long an interrupted search waits for its threads (training looks at its stop flag).
 SECONDS_TO_END = 1.0
 
+# (value, error) of one call
+Ending = tuple[Any, BaseException | None]
+
 _this_thread = threading.local()
 
 
-def register():
+def register() -> None:
     """Make the backend known to joblib as "torchsk"."""
     joblib.register_parallel_backend("torchsk", TorchskBackend)
 
 
-def train_job(job):
+def train_job(job: TrainingJob) -> TrainingResult:
     """Train one job, in a stack with the other fits of its `TaskGroup` if it runs in one."""
     task = getattr(_this_thread, "task", None)
-    if task is None:
-        (outcome,) = _training.train([job])
-    else:
-        outcome = task.train(job)
+    (outcome,) = _training.train([job]) if task is None else [task.train(job)]
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -56,62 +59,62 @@ class _Task:
     """One call on a thread of its own, which runs only while its group lets it.
 
     The group calls `resume` and goes on when the task has handed over a `job`, whose `outcome` the
-    group sets before it resumes the task again, or has ended (no job: `value` and `error` are set).
+    group sets before it resumes the task again, or when the task has reached its `ending`.
     """
 
-    def __init__(self, index, call, group):
-        self.index = index
-        self.job = self.key = self.outcome = self.value = self.error = None
-        self._call, self._group = call, group
-        self._thread = self._warnings = None
+    def __init__(self, index: int, call: Callable[[], Any], group: "TaskGroup"):
+        self.index, self._call, self._group = index, call, group
+        self.job: Any = None
+        self.key: Hashable = None
+        self.outcome: Any = None
+        self.ending: Ending | None = None
+        self._thread: threading.Thread | None = None
+        self._warnings = _WarningState()
         self._own_turn, self._group_turn = threading.Lock(), threading.Lock()
         self._own_turn.acquire()
         self._group_turn.acquire()
 
-    def resume(self):
-        """Run on until the next job is handed over (True) or the task has ended (False)."""
+    def resume(self) -> None:
+        """Run on until the next job is handed over or the task has ended."""
         group_warnings = _WarningState()
-        self.job = None
+        self._warnings.restore()
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="torchsk-task", daemon=True)
             thread.start()
             self._thread = thread
         else:
-            self._warnings.restore()
             self._own_turn.release()
         self._group_turn.acquire()
         self._warnings = _WarningState()
         group_warnings.restore()
-        if self.job is None:
+        if self.ending is not None:
             self._thread.join()
-        return self.job is not None
 
-    def cancel(self, error):
-        """End a task that waits or has not started."""
+    def cancel(self) -> None:
+        """End a task that waits; one that has not started never will."""
         if self._thread is not None:
             self.outcome = _training.TrainingCancelled()
             self.resume()
-        self.error = error
 
-    def train(self, job):
+    def train(self, job: TrainingJob) -> TrainingResult | BaseException:
         """Hand over a job and wait for its outcome (on the task's thread)."""
         if self._group.cancelled:
             return _training.TrainingCancelled()
         self.key = _training.stack_key(job)
         if self.key is None:
-            (outcome,) = _training.train([job], should_stop=self._group.is_cancelled)
-            return outcome
+            return self._group.train([job])[0]
         self.job = job
         self._group_turn.release()
         self._own_turn.acquire()
+        self.job = None
         return self.outcome
 
-    def _run(self):
+    def _run(self) -> None:
         _this_thread.task = self
         try:
-            self.value = self._call()
+            self.ending = self._call(), None
         except BaseException as error:
-            self.error = _note_traceback(error)
+            self.ending = None, _note_traceback(error)
         finally:
             self._group_turn.release()
 
@@ -121,65 +124,59 @@ class TaskGroup:
 
     A stack trains when it holds `max_models` jobs, or when no task can run before somebody trains.
     The tasks of a trained stack run on before new ones start, so only those that wait hold memory.
-    A group can be pickled; calling it (in any process) returns (value, error) per call, in order.
+    A group can be pickled; calling it, in any process, returns the calls' endings in order.
     """
 
-    def __init__(self, calls, max_models=None):
+    def __init__(self, calls: Sequence[Callable[[], Any]], max_models: int | None = None):
         self.calls, self.max_models = calls, max_models
         self.cancelled = False
 
-    def __call__(self):
-        outcomes = [None] * len(self.calls)
-        self.run(outcomes.__setitem__)
-        return outcomes
+    def __call__(self) -> list[Ending | None]:
+        endings: list[Ending | None] = [None] * len(self.calls)
+        self.run(endings.__setitem__)
+        return endings
 
-    def is_cancelled(self):
-        return self.cancelled
-
-    def run(self, on_end):
-        """Run all calls; `on_end(i, (value, error))` is called when call i has ended."""
+    def run(self, on_end: Callable[[int, Ending], object]) -> None:
+        """Run all calls; `on_end(i, ending)` is called when call i has ended."""
         ready = deque(_Task(i, call, self) for i, call in enumerate(self.calls))
-        stacks = {}  # stack_key -> tasks that wait
+        stacks: dict[Hashable, list[_Task]] = {}  # the tasks that wait, by stack_key
         share_data = _SharedData()
+        max_waiting = max(MAX_WAITING_TASKS, self.max_models or 0)
         try:
             while ready or stacks:
                 if self.cancelled:
                     raise _training.TrainingCancelled
-                if ready and sum(map(len, stacks.values())) < self._max_waiting:
+                if ready and sum(map(len, stacks.values())) < max_waiting:
                     task = ready[0]
-                    waits = task.resume()
+                    task.resume()  # may fail: too many threads
                     ready.popleft()
-                    if not waits:
-                        on_end(task.index, (task.value, task.error))
+                    if task.ending is not None:
+                        on_end(task.index, task.ending)
                         continue
-                    share_data(task.job)
                     key = task.key
                     stacks.setdefault(key, []).append(task)
+                    share_data(task.job)
                     if len(stacks[key]) < (self.max_models or _training.max_models(task.job)):
                         continue
                 else:
                     key = max(stacks, key=lambda key: len(stacks[key]))
-                self._train(stacks[key])
+                outcomes = self.train([task.job for task in stacks[key]])
+                for task, outcome in zip(stacks[key], outcomes, strict=True):
+                    task.outcome = outcome
                 ready.extendleft(reversed(stacks.pop(key)))
         except BaseException as error:
             self.cancelled = True
             _note_traceback(error)
             for task in (*ready, *chain.from_iterable(stacks.values())):
-                task.cancel(error)
+                task.cancel()
                 on_end(task.index, (None, error))
 
-    @property
-    def _max_waiting(self):
-        return max(MAX_WAITING_TASKS, self.max_models or 0)
-
-    def _train(self, tasks):
-        """Train the tasks' jobs as one stack; an error of the stack is an error of every fit."""
+    def train(self, jobs: list[TrainingJob]) -> Sequence[TrainingResult | BaseException]:
+        """Train a stack until it is done or cancelled; an error of the whole is one of each fit."""
         try:
-            outcomes = _training.train([task.job for task in tasks], should_stop=self.is_cancelled)
+            return _training.train(jobs, should_stop=lambda: self.cancelled)
         except Exception as error:
-            outcomes = [error] * len(tasks)
-        for task, outcome in zip(tasks, outcomes, strict=True):
-            task.outcome = outcome
+            return [error] * len(jobs)
 
 
 class TorchskBackend(LokyBackend):
@@ -189,7 +186,13 @@ class TorchskBackend(LokyBackend):
     worker processes belong to a plain one, `_loky` (None: the group runs in this process).
     """
 
-    def __init__(self, max_models=None, nesting_level=None, inner_max_num_threads=None, **unknown):
+    def __init__(
+        self,
+        max_models: int | None = None,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        **unknown: Any,
+    ):
         if unknown:
             raise TypeError(
                 "The parameters of the joblib backend 'torchsk' must be n_jobs or max_models; "
@@ -198,27 +201,28 @@ class TorchskBackend(LokyBackend):
         if max_models is not None and not (isinstance(max_models, Integral) and max_models >= 1):
             raise ValueError(f"max_models must be an int >= 1 or None; got {max_models=!r}.")
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
-        self._max_models = max_models
-        self._loky, self._n_processes = None, 1
-        self._buffer = []  # (call, future)
+        self._max_models, self._n_processes = max_models, 1
+        self._loky: Any = None
+        self._submitted: list[tuple[Callable[[], Any], Future]] = []
 
     @property
-    def _workers(self):
+    def _workers(self) -> Any:
         return self._loky._workers
 
-    def effective_n_jobs(self, n_jobs):
+    def effective_n_jobs(self, n_jobs: int) -> int:
         """Many: what counts is how finely loops cut their work (0 is a ValueError)."""
         super().effective_n_jobs(n_jobs)
         return N_REPORTED_JOBS
 
-    def compute_batch_size(self):
+    def compute_batch_size(self) -> int:
+        """One call, one task."""
         return 1
 
-    def get_nested_backend(self):
+    def get_nested_backend(self) -> tuple[SequentialBackend, None]:
         """Parallel loops inside a task run inline."""
         return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
 
-    def configure(self, n_jobs=1, parallel=None, **kwargs):
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:
         """Start worker processes if the context's n_jobs asks for some."""
         # A loop's own n_jobs may well be N_REPORTED_JOBS. It counts only outside of any context.
         active_backend, context_n_jobs = get_active_backend()
@@ -236,79 +240,81 @@ class TorchskBackend(LokyBackend):
         parallel.pre_dispatch = 2**31
         return N_REPORTED_JOBS
 
-    def submit(self, func, callback=None):
-        future = Future()
+    def submit(self, func: Callable[[], Any], callback: Callable[[Future], object]) -> Future:
+        """Keep a task until joblib has dispatched all."""
+        future: Future = Future()
         future.add_done_callback(callback)
-        self._buffer.append((func, future))
+        self._submitted.append((func, future))
         return future
 
     @contextmanager
-    def retrieval_context(self):
+    def retrieval_context(self) -> Iterator[None]:
         """Run what was submitted (joblib enters here when it has dispatched every task)."""
-        submitted, self._buffer = self._buffer, []
-        if self._loky is not None:
-            # Every k-th task: neighbours cost alike, and are often the folds of one candidate.
-            for i in range(min(self._n_processes, len(submitted))):
-                calls, futures = zip(*submitted[i :: self._n_processes], strict=True)
-                group = TaskGroup(calls, self._max_models)
-                self._loky.submit(group, callback=partial(_resolve_all, futures))
-            yield
-        elif submitted:
-            calls, futures = zip(*submitted, strict=True)
-            with _running_thread(TaskGroup(calls, self._max_models), futures):
-                yield
-        else:
+        submitted, self._submitted = self._submitted, []
+        # Every k-th task: neighbours cost alike, and are often the folds of one candidate.
+        shares = [submitted[i :: self._n_processes] for i in range(self._n_processes)]
+        running: Any = nullcontext()
+        for calls, futures in (zip(*share, strict=True) for share in shares if share):
+            group = TaskGroup(calls, self._max_models)
+            if self._loky is None:
+                running = _running_here(group, futures)
+            else:
+                self._loky.submit(group, callback=partial(_pass_on, futures))
+        with running:
             yield
 
-    def abort_everything(self, ensure_ready=True):
-        self._buffer = []
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Forget what was submitted and kill the worker processes, if there are any."""
+        self._submitted = []
         if self._loky is not None:
             self._loky.abort_everything(ensure_ready=False)
             if ensure_ready:
                 self.configure(self.parallel.n_jobs, self.parallel)
 
-    def terminate(self):
+    def terminate(self) -> None:
+        """Clean up after a call; worker processes stay for the next one."""
         if self._loky is not None:
             self._loky.terminate()
 
 
 @contextmanager
-def _running_thread(group, futures):
-    """Run a group on a thread of its own, so that this one can be interrupted; cancel on error."""
-    thread = threading.Thread(
-        target=group.run,
-        args=(lambda i, outcome: _resolve(futures[i], *outcome),),
-        name="torchsk-group",
-        daemon=True,
-    )
-    thread.start()
+def _running_here(group: TaskGroup, futures: Sequence[Future]) -> Iterator[None]:
+    """Run a group on a thread, so that this one can be interrupted; an error here cancels it."""
+
+    def on_end(i: int, ending: Ending) -> None:
+        _resolve(futures[i], ending)
+
+    thread = threading.Thread(target=group.run, args=[on_end], name="torchsk-group", daemon=True)
     try:
+        thread.start()
         yield
     except BaseException:
         group.cancelled = True
         raise
     finally:
-        thread.join(SECONDS_TO_END)
+        if thread.is_alive():
+            thread.join(SECONDS_TO_END)
 
 
-def _resolve(future, value, error):
+def _pass_on(futures: Sequence[Future], group_future: Future) -> None:
+    """Pass on the endings that a worker returned, or the error that ended the worker."""
+    try:
+        endings = group_future.result()
+    except BaseException as error:
+        endings = [(None, error)] * len(futures)
+    for future, ending in zip(futures, endings, strict=True):
+        _resolve(future, ending)
+
+
+def _resolve(future: Future, ending: Ending) -> None:
+    value, error = ending
     if error is None:
         future.set_result(value)
     else:
         future.set_exception(error)
 
 
-def _resolve_all(futures, group_future):
-    """Pass on what a worker's group returned, or the error that ended the worker."""
-    try:
-        outcomes = group_future.result()
-    except BaseException as error:
-        outcomes = [(None, error)] * len(futures)
-    for future, outcome in zip(futures, outcomes, strict=True):
-        _resolve(future, *outcome)
-
-
-def _note_traceback(error):
+def _note_traceback(error: BaseException) -> BaseException:
     """Keep the traceback as a note: joblib drops it, and so does pickle."""
     error.add_note("".join(traceback.format_exception(error)))
     return error
@@ -319,36 +325,38 @@ class _WarningState:
 
     NAMES = ("filters", "showwarning", "_showwarnmsg_impl")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._state = {name: getattr(warnings, name) for name in self.NAMES}
 
-    def restore(self):
+    def restore(self) -> None:
+        """Make this the current state."""
         vars(warnings).update(self._state)
-        with warnings.catch_warnings():  # tells the registries of shown warnings to start anew
+        with warnings.catch_warnings():  # makes Python forget which warnings it has shown
             pass
 
 
 class _SharedData:
     """Replaces the data of a job by that of an earlier one with the same bytes, if still in use."""
 
-    def __init__(self):
-        self._held = weakref.WeakValueDictionary()
+    def __init__(self) -> None:
+        self._held: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
-    def __call__(self, job):
+    def __call__(self, job: TrainingJob) -> None:
         for name in ("X", "target", "weight"):
             data = getattr(job, name)
             if data is not None:
-                key = (type(data), str(job.device), *_fingerprint(data))
+                key = (type(data).__name__, str(job.device), *_fingerprint(data))
                 setattr(job, name, self._held.setdefault(key, data))
 
 
-def _fingerprint(data):
+def _fingerprint(data: Any) -> Iterator[Hashable]:
     """Yield what tells a tensor, or rows in a tensor or a sparse matrix, from all others."""
     matrix = getattr(data, "matrix", None)
     if matrix is not None:
         yield matrix.shape
-        arrays = matrix.data, matrix.indices, matrix.indptr
+        arrays = [matrix.data, matrix.indices, matrix.indptr]
     else:
-        arrays = (getattr(data, "tensor", data).cpu().numpy(),)
+        arrays = [getattr(data, "tensor", data).cpu().numpy()]
     for array in arrays:
-        yield array.shape, array.dtype.str, hashlib.blake2b(np.ascontiguousarray(array)).digest()
+        content = np.ascontiguousarray(array).data
+        yield array.shape, array.dtype.str, hashlib.blake2b(content).digest()

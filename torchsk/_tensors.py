@@ -139,9 +139,9 @@ class DenseRows:
         self.tensor = tensor
         self.n_rows, self.n_features = tensor.shape
 
-    def take(self, index: Tensor) -> Tensor:
+    def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of a (device) index as a dense tensor."""
-        return self.tensor.index_select(0, index)
+        return torch.index_select(self.tensor, 0, index, out=out)
 
     def all(self) -> Tensor:
         """Return every row."""
@@ -160,10 +160,10 @@ class SparseRows:
         self.matrix, self.device, self.dtype = matrix, device, dtype
         self.n_rows, self.n_features = matrix.shape
 
-    def take(self, index: Tensor) -> Tensor:
+    def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of an index as a dense tensor on the device."""
-        dense = self.matrix[index.cpu().numpy()].toarray()
-        return torch.from_numpy(dense).to(self.device, self.dtype)
+        dense = torch.from_numpy(self.matrix[index.cpu().numpy()].toarray())
+        return dense.to(self.device, self.dtype) if out is None else out.copy_(dense)
 
     def all(self) -> Tensor:
         """Return every row, dense."""

@@ -20,10 +20,8 @@ from torchsk._mlp import Network, NetworkSpec
 from torchsk._solvers import (
     FULL_BATCH_SOLVERS,
     UPDATE_RULES,
-    Column,
     Schedule,
     UpdateRule,
-    add_scaled_,
     as_column,
     minimize_lbfgs,
 )
@@ -244,17 +242,17 @@ class _Stack:
         self.coefs = self.weights[:, : self.spec.n_coefs]
         self.coef_gradients = self.gradient[:, : self.spec.n_coefs]
         rule = UPDATE_RULES[first.solver]
-        columns = {
-            name: as_column([job.hyper_parameters[name] for job in jobs], self.weights)
-            for name in rule.hyper_parameters
+        values = {
+            name: [job.hyper_parameters[name] for job in jobs] for name in rule.hyper_parameters
         }
-        self.rule: UpdateRule = rule(columns, first.nesterov)
+        self.rule: UpdateRule = rule(values, first.nesterov, self.weights)
         self.is_penalised = first.alpha > 0
         self.alpha = as_column([job.alpha for job in jobs], self.weights)
         norms = [math.inf if job.max_grad_norm is None else job.max_grad_norm for job in jobs]
         self.max_grad_norm = None if min(norms) == math.inf else as_column(norms, self.weights)
         self.plan = _Plan(self.models, self.weight is not None, self.device)
-        self._block: _Block | None = None
+        self.tiny = torch.tensor(1e-6, device=self.device)
+        self._block_cache: dict[tuple[int, bool], _Block] = {}
 
     def run(self, should_stop: Callable[[], bool] | None) -> list[TrainingResult | Exception]:
         """Train until every model has ended."""
@@ -274,54 +272,54 @@ class _Stack:
 
     def _run_epoch(self) -> list[float]:
         """Pass once over all rows; return the training loss of every model."""
-        n_batches = self.plan.n_batches
         rates = self.rule.rates(
             np.array([model.job.schedule.rate for model in self.models]),
             np.array([model.n_steps for model in self.models]),
-            n_batches,
+            self.plan.n_batches,
         )
-        steps: Any = rates[:, 0].tolist()
-        if len(self.models) > 1:
-            steps = torch.from_numpy(np.array(rates, dtype=np.float32)).to(self.device).unsqueeze(2)
-        loss: Tensor | float = 0.0
+        steps = torch.tensor(rates, dtype=torch.float32, device=self.device)
+        steps = (steps.squeeze(1) if len(self.models) == 1 else steps.unsqueeze(2)).unbind()
+        loss = torch.zeros(len(self.models), dtype=torch.float64, device=self.device)
         for block in self._blocks():
-            for step in range(block.n_steps):
-                self._step(block, step, steps[block.first + step])
-            loss = loss + block.loss(self.head, self.alpha)
+            for batch, rate in zip(block.batches, steps[block.first :]):
+                self._step(batch, rate)
+            loss += block.loss(self.head)
         for model in self.models:
-            model.n_steps += n_batches
-        assert isinstance(loss, Tensor)
+            model.n_steps += self.plan.n_batches
         return loss.tolist()
 
     def _blocks(self) -> Iterator["_Block"]:
         """Gather the rows of the epoch, some batches at a time."""
-        if self.plan.n_batches == 1:  # the same rows every epoch: gather them once
-            if self._block is None:
-                self._block = _Block(self, self.plan.index(self.models), 0, 1)
-            yield self._block
-            return
-        index = self.plan.index(self.models)
+        n_batches = self.plan.n_batches
         per_batch = self.plan.batch_size * len(self.models) * self.X.n_features
         size = max(1, BLOCK_SIZE // per_batch)
-        for first in range(0, self.plan.n_batches, size):
-            yield _Block(self, index, first, min(first + size, self.plan.n_batches))
+        changes = n_batches > 1  # one batch holds the same rows every epoch
+        index = self.plan.index(self.models) if changes or not self._block_cache else None
+        for first in range(0, n_batches, size):
+            stop = min(first + size, n_batches)
+            key = (stop - first, stop == n_batches)
+            if key not in self._block_cache:
+                self._block_cache[key] = _Block(self, stop - first, stop == n_batches)
+            block = self._block_cache[key]
+            if index is not None:
+                block.fill(self, index, first)
+            yield block
 
-    def _step(self, block: "_Block", step: int, rate: Column) -> None:
+    def _step(self, batch: "_Batch", rate: Tensor) -> None:
         """Update the weights of every model on one batch."""
-        raw, factor = block.raw[step], block.factors[step]
-        masks = self._masks(raw.shape[:-1])
-        tape = self.network.forward(block.X[step], masks, raw)
-        delta = self.head.residual(raw, block.targets[step]).mul_(factor)
+        raw = batch.raw
+        tape = self.network.forward(batch.X, self._masks(raw.shape[:-1]), raw)
+        delta = self.head.residual(raw, batch.target).mul_(batch.factor)
         self.network.backward(delta, tape, self.gradients)
         if self.is_penalised and not self.rule.decoupled:
-            torch.linalg.vector_norm(self.coefs, dim=1, out=block.norms[step])
-            add_scaled_(self.coef_gradients, self.coefs, self.alpha * block.penalty_factors[step])
+            torch.linalg.vector_norm(self.coefs, dim=1, out=batch.norm)
+            self.coef_gradients.addcmul_(self.coefs, batch.penalty)
         if self.max_grad_norm is not None:
             # as torch.nn.utils.clip_grad_norm_, per model
             norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
-            self.gradient.mul_((self.max_grad_norm / norm.add_(1e-6)).clamp_(max=1.0))
+            self.gradient.mul_((self.max_grad_norm / norm.add_(self.tiny)).clamp_(max=1.0))
         if self.is_penalised and self.rule.decoupled:
-            add_scaled_(self.coefs, self.coefs, -1.0 * rate * self.alpha)
+            self.coefs.mul_(1 - rate * self.alpha)
         self.rule.step_(self.weights, self.gradient, self.moments, rate)
 
     def _masks(self, shape: torch.Size) -> list[Tensor | None]:
@@ -457,7 +455,6 @@ class _Plan:
         )
         #: share of each batch in its model's epoch (n_batches, n_models)
         self.shares = torch.from_numpy((sizes / lengths).astype(np.float32)).to(device)
-        self.sizes = [self.batch_size] * (self.n_batches - 1) + [self.last]
 
     def arrange(self, table: np.ndarray) -> Tensor:
         """Return the entries of (n_models, longest) in the order of use, on the device."""
@@ -477,65 +474,109 @@ class _Plan:
         return self.arrange(table)
 
 
+@dataclass
+class _Batch:
+    """What one step needs: views of a block's tensors; leading n_models axis in a stack."""
+
+    X: Tensor
+    target: Tensor
+    raw: Tensor
+    norm: Tensor
+    factor: Tensor
+    penalty: Tensor
+
+
 class _Block:
-    """Some batches of an epoch, gathered: lists with one tensor per step."""
+    """Some batches of an epoch: tensors that are filled anew, and their views per step.
 
-    def __init__(self, stack: _Stack, index: Tensor, first: int, stop: int):
-        plan, n_models = stack.plan, len(stack.models)
-        self.first, self.n_steps = first, stop - first
-        self.sizes = plan.sizes[first:stop]
-        counts = [n_models * size for size in self.sizes]
-        start = n_models * plan.batch_size * first
-        here = slice(start, start + sum(counts))
-        index = index[here]
-        self.lead = () if n_models == 1 else (n_models,)
-        self.target = stack.target.index_select(0, index)
-        self.raw_rows = torch.empty(
-            len(index), stack.head.n_outputs, device=stack.device, dtype=stack.weights.dtype
-        )
-        self.X = self._steps(stack.X.take(index), counts)
-        self.targets = self._steps(self.target, counts)
-        self.raw = self._steps(self.raw_rows, counts)
-        self.norms = torch.zeros(self.n_steps, n_models, device=stack.device)
-        shares = plan.shares[first:stop]
-        if not plan.weighted:
-            self.factors: Any = [1 / size for size in self.sizes]
-            self.penalty_factors: Any = self.factors
-            self.row_shares: Any = 1 / plan.longest
-            self.penalty_shares: Any = 1 / plan.longest
-            return
-        weight = plan.valid[here]
-        if stack.weight is not None:
-            weight = weight * stack.weight.index_select(0, index)
-        parts = [part.view(n_models, -1) for part in weight.split(counts)]
-        totals = torch.stack([part.sum(1) for part in parts])
-        # a batch without weight changes nothing
-        inverse = torch.where(totals > 0, 1 / totals, torch.zeros_like(totals))
-        self.factors = [
-            (part * inv.unsqueeze(1)).unsqueeze(2).view(*self.lead, -1, 1)
-            for part, inv in zip(parts, inverse)
+    Rows lie in the order of use: batches first, then models, then rows.
+    """
+
+    def __init__(self, stack: _Stack, n_batches: int, is_last: bool):
+        self.plan, self.alpha = stack.plan, stack.alpha
+        n_models = len(stack.models)
+        self.sizes = [self.plan.batch_size] * n_batches
+        if is_last:
+            self.sizes[-1] = self.plan.last
+        self.counts = [n_models * size for size in self.sizes]
+        n_rows, device, dtype = sum(self.counts), stack.device, stack.weights.dtype
+        self.X = torch.empty(n_rows, stack.X.n_features, device=device, dtype=dtype)
+        self.target = stack.target.new_empty(n_rows, stack.target.shape[1])
+        self.raw = torch.empty(n_rows, stack.head.n_outputs, device=device, dtype=dtype)
+        self.norms = torch.zeros(n_batches, n_models, device=device, dtype=dtype)
+        self.factors = torch.empty(n_rows, 1, device=device, dtype=dtype)
+        sizes = torch.tensor(self.sizes, device=device, dtype=dtype)
+        #: 1 / (sum of the weights of a batch), (n_batches, n_models)
+        self.inverse = (1 / sizes).unsqueeze(1).expand(n_batches, n_models).contiguous()
+        self.penalties = torch.empty(n_batches, n_models, 1, device=device, dtype=dtype)
+        lead = () if n_models == 1 else (n_models,)
+
+        def steps(rows: Tensor) -> list[Tensor]:
+            return [part.view(*lead, -1, rows.shape[1]) for part in rows.split(self.counts)]
+
+        factors = steps(self.factors) if self.plan.weighted else (1 / sizes).unbind()
+        self.batches = [
+            _Batch(*views)
+            for views in zip(
+                steps(self.X),
+                steps(self.target),
+                steps(self.raw),
+                self.norms.unbind(),
+                factors,
+                self.penalties.unbind(),
+            )
         ]
-        self.penalty_factors = inverse.unsqueeze(2)
-        self.penalty_shares = inverse * shares
-        self.row_shares = torch.cat(
-            [(part * share.unsqueeze(1)).ravel() for part, share in zip(parts, self.penalty_shares)]
-        )
+        self.penalties.copy_(self.inverse.unsqueeze(2) * self.alpha)
+        self.first = 0
 
-    def _steps(self, rows: Tensor, counts: list[int]) -> list[Tensor]:
-        return [part.view(*self.lead, -1, rows.shape[1]) for part in rows.split(counts)]
+    def fill(self, stack: _Stack, index: Tensor, first: int) -> None:
+        """Gather the rows of the batches from number `first` on."""
+        self.first = first
+        start = first * self.plan.batch_size * self.norms.shape[1]
+        here = slice(start, start + len(self.X))
+        stack.X.take(index[here], out=self.X)
+        torch.index_select(stack.target, 0, index[here], out=self.target)
+        if self.plan.weighted:
+            weight = self.plan.valid[here]
+            if stack.weight is not None:
+                weight = weight * stack.weight.index_select(0, index[here])
+            self._weigh(weight)
 
-    def loss(self, head: Head, alpha: Column) -> Tensor:
-        """Return these batches' part of each model's epoch loss (n_models,), penalty included."""
-        losses = head.loss(self.raw_rows, self.target) * (self.row_shares * head.loss_scale)
+    def _tables(self, rows: Tensor) -> list[Tensor]:
+        """Return views (n_batches, n_models, size) of rows (n_rows,): one per size of batch."""
         n_models = self.norms.shape[1]
-        counts = [n_models * size for size in self.sizes]
-        data = sum(
-            part.view(n_models, -1).sum(1, dtype=torch.float64) for part in losses.split(counts)
-        )
-        penalty = (self.norms.square().double() * self.penalty_shares).sum(0)
-        if isinstance(alpha, Tensor):
-            alpha = alpha.squeeze(1)
-        return data + 0.5 * alpha * penalty
+        n_last = self.counts[-1] if self.sizes[-1] != self.sizes[0] else 0
+        full, last = rows[: len(rows) - n_last], rows[len(rows) - n_last :]
+        tables = [full.view(-1, n_models, self.sizes[0])]
+        return [*tables, last.view(1, n_models, -1)] if n_last else tables
+
+    def _weigh(self, weight: Tensor) -> None:
+        """Set what depends on the weights of the rows (n_rows,)."""
+        tables = self._tables(weight)
+        totals = torch.cat([table.sum(2) for table in tables])
+        # a batch without weight changes nothing
+        torch.where(totals > 0, 1 / totals, torch.zeros_like(totals), out=self.inverse)
+        self.penalties.copy_(self.inverse.unsqueeze(2) * self.alpha)
+        start = 0
+        for table, factors in zip(tables, self._tables(self.factors.squeeze(1))):
+            inverse = self.inverse[start : start + len(table)].unsqueeze(2)
+            torch.mul(table, inverse, out=factors)
+            start += len(table)
+
+    def loss(self, head: Head) -> Tensor:
+        """Return these batches' part of each model's epoch loss (n_models,), penalty included.
+
+        As in scikit-learn a batch counts by its rows, within it a row by its weight.
+        """
+        losses = head.loss(self.raw, self.target) * head.loss_scale
+        if self.plan.weighted:
+            losses = losses * self.factors.squeeze(1)
+        data = torch.cat([table.sum(2, dtype=torch.float64) for table in self._tables(losses)])
+        if not self.plan.weighted:
+            data = data * self.inverse
+        penalty = 0.5 * self.norms.square() * self.penalties.squeeze(2)
+        shares = self.plan.shares[self.first : self.first + len(data)]
+        return ((data + penalty) * shares).sum(0)
 
 
 def _distinct(rows: Sequence[Rows], others: Sequence[tuple]) -> tuple[list[int], list[int]]:

@@ -1,0 +1,402 @@
+"""The same parameters give the same weights as MLPClassifier and MLPRegressor.
+
+scikit-learn is the oracle throughout: every test fits both, on the same float32 rows unless it says
+otherwise, and compares weights, curves and the number of epochs.
+"""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from torchsk import TorchClassifier, TorchRegressor
+
+# chunks smaller than a batch: both warn
+pytestmark = pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1:UserWarning")
+
+ATOL = 1e-3
+N_ROWS = 110
+AS_SKLEARN = {"standardize": False, "max_grad_norm": None}
+PAIRS = {MLPClassifier: TorchClassifier, MLPRegressor: TorchRegressor}
+
+
+def _classes(n_classes):
+    return make_classification(
+        N_ROWS, 6, n_informative=4, n_redundant=0, n_classes=n_classes, random_state=n_classes
+    )
+
+
+def _numbers(n_targets):
+    X, y = make_regression(N_ROWS, 6, n_targets=n_targets, noise=10.0, random_state=n_targets)
+    return X, y / 100
+
+
+def _labels(n_labels):
+    # scaled: scikit-learn clips probabilities in the loss that it reports, at 1e-7 in float32
+    X, y = make_multilabel_classification(N_ROWS, 6, n_classes=n_labels, random_state=0)
+    return X / X.std(), y
+
+
+def _counts():
+    X, y = _numbers(1)
+    return X, np.random.default_rng(0).poisson(np.exp(y - y.mean()))
+
+
+#: name -> (scikit-learn's class, X, y)
+PROBLEMS = {
+    "binary": (MLPClassifier, *_classes(2)),
+    "multiclass": (MLPClassifier, *_classes(3)),
+    "multilabel": (MLPClassifier, *_labels(4)),
+    "regression": (MLPRegressor, *_numbers(1)),
+    "multioutput": (MLPRegressor, *_numbers(3)),
+}
+PROBLEMS = {name: (cls, X.astype(np.float32), y) for name, (cls, X, y) in PROBLEMS.items()}
+# some zeros, never a whole batch of them: scikit-learn divides by the sum
+WEIGHT = np.where(np.arange(N_ROWS) % 9 == 4, 0.0, 0.5 + np.arange(N_ROWS) % 4)
+STOPPING = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 3}
+
+
+@pytest.fixture(scope="module")
+def largest():
+    """Largest difference seen per quantity; printed at the end with pytest -s."""
+    seen = {}
+    yield seen
+    print("\nlargest differences:", {name: f"{value:.1e}" for name, value in seen.items()})
+
+
+def make_both(cls, **params):
+    """Return scikit-learn's estimator and ours, with the same parameters."""
+    params = {"hidden_layer_sizes": (8,), "random_state": 3, "batch_size": 32} | params
+    theirs = cls(**params)
+    same = {name: getattr(theirs, name) for name in ("solver", "learning_rate_init")}
+    return theirs, PAIRS[cls](**params | same, **AS_SKLEARN)
+
+
+def both(problem, method="fit", times=1, weight=None, **params):
+    """Fit both estimators, several times over if asked."""
+    cls, X, y = PROBLEMS[problem]
+    estimators = make_both(cls, **params)
+    for estimator in estimators:
+        for _ in range(times):
+            classes = classes_of(problem) if method == "partial_fit" else {}
+            getattr(estimator, method)(X, y, sample_weight=weight, **classes)
+    return (*estimators, X)
+
+
+def classes_of(problem):
+    """Return the keyword that partial_fit of a classifier needs."""
+    cls, _, y = PROBLEMS[problem]
+    if cls is not MLPClassifier:
+        return {}
+    return {"classes": np.unique(y) if y.ndim == 1 else np.arange(y.shape[1])}
+
+
+def assert_same(theirs, ours, largest=None, atol=ATOL):
+    """Compare weights, curves and counters."""
+    pairs = {
+        "coefs_": (theirs.coefs_, ours.coefs_),
+        "intercepts_": (theirs.intercepts_, ours.intercepts_),
+    }
+    for name in ("loss_curve_", "validation_scores_"):
+        if getattr(theirs, name, None) is not None:
+            pairs[name] = ([getattr(theirs, name)], [getattr(ours, name)])
+    for name, (expected, found) in pairs.items():
+        assert len(expected) == len(found)
+        for want, got in zip(expected, found):
+            want, got = np.asarray(want), np.asarray(got)
+            np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=name)
+            if largest is not None and want.size:
+                largest[name] = max(largest.get(name, 0.0), float(np.abs(want - got).max()))
+    for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    for name in ("loss_", "best_loss_", "best_validation_score_"):
+        if getattr(theirs, name, None) is None:
+            assert getattr(ours, name, None) is None, name
+        else:
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=atol), name
+
+
+# -- the grid --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("stopping", [{}, STOPPING], ids=["all_epochs", "early_stopping"])
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_grid(solver, activation, problem, weight, stopping, depth, largest):
+    theirs, ours, X = both(
+        problem,
+        weight=weight,
+        solver=solver,
+        activation=activation,
+        hidden_layer_sizes=(8, 5)[:depth],
+        learning_rate_init=0.01,
+        max_iter=12,
+        **stopping,
+    )
+    assert_same(theirs, ours, largest)
+    np.testing.assert_allclose(
+        ours.predict(X).astype(float), theirs.predict(X).astype(float), atol=ATOL
+    )
+
+
+# -- schedules, momentum, batches ------------------------------------------------------------------
+
+SOLVER_PARAMS = {
+    "invscaling": {"learning_rate": "invscaling", "power_t": 0.3},
+    "invscaling_early_stopping": {"learning_rate": "invscaling", **STOPPING},
+    "adaptive": {"learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 1, "max_iter": 60},
+    "adaptive_to_the_bottom": {
+        "learning_rate": "adaptive", "tol": 0.1, "n_iter_no_change": 1, "max_iter": 90
+    },
+    "adaptive_early_stopping": {
+        "learning_rate": "adaptive", "max_iter": 60, **STOPPING, "n_iter_no_change": 1
+    },
+    "adam_ignores_schedules": {"solver": "adam", "learning_rate": "invscaling"},
+    "adam_is_not_adaptive": {
+        "solver": "adam", "learning_rate": "adaptive", "tol": 0.1, "n_iter_no_change": 1
+    },
+    "no_momentum": {"momentum": 0},
+    "full_momentum": {"momentum": 1, "learning_rate_init": 0.001},
+    "plain_momentum": {"nesterovs_momentum": False},
+    "betas": {"solver": "adam", "beta_1": 0.7, "beta_2": 0.9, "epsilon": 1e-3},
+    "beta_zero": {"solver": "adam", "beta_1": 0.0, "beta_2": 0.0, "epsilon": 1e-2},
+    "unshuffled": {"shuffle": False},
+    "odd_batches": {"batch_size": 37},
+    "small_batches": {"batch_size": 4, "max_iter": 3},
+    "auto_batch": {"batch_size": "auto"},
+    "penalty": {"alpha": 3.0},
+    "no_penalty": {"alpha": 0.0},
+    "plateau": {"tol": 0.05, "n_iter_no_change": 3, "max_iter": 60},
+    "never_stop": {"tol": 10.0, "n_iter_no_change": np.inf},
+    "stop_at_once": {"tol": 10.0, "n_iter_no_change": 1},
+    "small_validation_set": {**STOPPING, "validation_fraction": 0.05, "max_iter": 40},
+}  # fmt: skip
+# these end before max_iter: the number of epochs means something
+STOPS = ("adaptive_to_the_bottom", "adaptive_early_stopping", "plateau", "stop_at_once")
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("problem", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("name", SOLVER_PARAMS)
+def test_solver_parameters(name, problem, weight, largest):
+    params = {"solver": "sgd", "learning_rate_init": 0.02, "max_iter": 12} | SOLVER_PARAMS[name]
+    theirs, ours, _ = both(problem, weight=weight, activation="tanh", **params)
+    if name in STOPS and problem == "multiclass":
+        assert theirs.n_iter_ < params["max_iter"]
+    assert_same(theirs, ours, largest)
+
+
+@pytest.mark.parametrize("stopping", [{}, STOPPING], ids=["training_loss", "early_stopping"])
+@pytest.mark.parametrize("problem", ["binary", "regression"])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_full_batch_with_zero_weights_and_duplicates(solver, problem, stopping, largest):
+    cls, X, y = PROBLEMS[problem]
+    rows = np.r_[np.arange(60), np.arange(40)]
+    estimators = make_both(
+        cls, solver=solver, learning_rate_init=0.02, max_iter=30, batch_size="auto", **stopping
+    )
+    for estimator in estimators:
+        estimator.fit(X[rows], y[rows], sample_weight=WEIGHT[:100])
+    assert_same(*estimators, largest)
+
+
+# -- more than one call ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_called_again(method, solver, problem, largest):
+    theirs, ours, _ = both(
+        problem,
+        method,
+        times=4,
+        weight=WEIGHT,
+        solver=solver,
+        learning_rate_init=0.01,
+        max_iter=4,
+        warm_start=method == "fit",
+    )
+    assert_same(theirs, ours, largest)
+
+
+def test_warm_start_after_changing_parameters(largest):
+    cls, X, y = PROBLEMS["multiclass"]
+    estimators = make_both(cls, solver="sgd", warm_start=True, max_iter=5)
+    for estimator in estimators:
+        estimator.fit(X, y)
+        estimator.set_params(max_iter=9, learning_rate_init=0.05, batch_size=20).fit(X, y)
+        estimator.set_params(alpha=1.0, learning_rate="invscaling", momentum=0.5).fit(X, y)
+    assert_same(*estimators, largest)
+    assert estimators[1].n_iter_ == 9
+    assert len(estimators[1].loss_curve_) == 23
+
+
+def test_warm_start_that_has_converged_goes_on_counting(largest):
+    # scikit-learn keeps the count of epochs without improvement: each refit stops after one epoch
+    theirs, ours, _ = both(
+        "binary", times=3, solver="sgd", warm_start=True, max_iter=50, tol=0.5, n_iter_no_change=3
+    )
+    assert ours.n_iter_ == 1
+    assert_same(theirs, ours, largest)
+
+
+def test_fit_without_warm_start_starts_afresh(largest):
+    once = both("binary", solver="adam", max_iter=6)[1]
+    twice = both("binary", times=2, solver="adam", max_iter=6)[1]
+    assert_same(once, twice, largest, atol=0)
+
+
+@pytest.mark.parametrize("learning_rate", ["constant", "invscaling", "adaptive"])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_fit_then_partial_fit(solver, learning_rate, largest):
+    cls, X, y = PROBLEMS["multiclass"]
+    estimators = make_both(
+        cls, solver=solver, learning_rate=learning_rate, max_iter=5, n_iter_no_change=1, tol=0.1
+    )
+    for estimator in estimators:
+        estimator.fit(X, y)
+        for _ in range(3):
+            estimator.partial_fit(X[:70], y[:70])
+    assert_same(*estimators, largest)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_partial_fit_on_chunks(problem, solver, largest):
+    cls, X, y = PROBLEMS[problem]
+    estimators = make_both(cls, solver=solver, learning_rate_init=0.01)
+    for estimator in estimators:
+        for rows in np.array_split(np.arange(N_ROWS), [20, 65, 80]) * 2:
+            estimator.partial_fit(
+                X[rows], y[rows], sample_weight=WEIGHT[rows], **classes_of(problem)
+            )
+    assert_same(*estimators, largest)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_generator_is_advanced_as_by_scikit_learn(method, largest):
+    """With a RandomState, the second call goes on where scikit-learn's first one stopped."""
+    cls, X, y = PROBLEMS["multiclass"]
+    estimators = make_both(cls, solver="adam", max_iter=3, batch_size=64)
+    classes = classes_of("multiclass") if method == "partial_fit" else {}
+    for estimator in estimators:
+        estimator.set_params(random_state=np.random.RandomState(0))
+        for n_rows in (50, N_ROWS, 40, N_ROWS):
+            getattr(estimator, method)(X[:n_rows], y[:n_rows], **classes)
+    assert_same(*estimators, largest)
+
+
+# -- poisson, lbfgs, other dtypes, sparse ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("stopping", [{}, STOPPING], ids=["all_epochs", "early_stopping"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_poisson(solver, depth, stopping, weight, largest):
+    X, y = _counts()
+    X = X.astype(np.float32)
+    estimators = make_both(
+        MLPRegressor,
+        loss="poisson",
+        solver=solver,
+        hidden_layer_sizes=(8, 5)[:depth],
+        activation="tanh",
+        learning_rate_init=0.01,
+        max_iter=12,
+        **stopping,
+    )
+    for estimator in estimators:
+        estimator.fit(X, y, sample_weight=weight)
+    assert_same(*estimators, largest)
+    theirs, ours = (estimator.predict(X) for estimator in estimators)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+LBFGS = {
+    "max_iter": {"max_iter": 7},
+    "max_fun": {"max_fun": 12},
+    "converged": {"tol": 0.03},
+}
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("problem", ["binary", "multiclass", "multilabel", "regression", "poisson"])
+@pytest.mark.parametrize("name", LBFGS)
+def test_lbfgs(name, problem, weight):
+    """On float64 rows: scikit-learn's computes in the dtype of X, ours in float64."""
+    loss = {"loss": "poisson"} if problem == "poisson" else {}
+    cls, X, y = (MLPRegressor, *_counts()) if loss else PROBLEMS[problem]
+    estimators = make_both(
+        cls, solver="lbfgs", activation="tanh", early_stopping=True, **loss, **LBFGS[name]
+    )
+    messages = []
+    for estimator in estimators:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            estimator.fit(X.astype(np.float64), y, sample_weight=weight)
+        messages.append([str(warning.message).split("\n")[0] for warning in caught])
+        assert {warning.category for warning in caught} <= {ConvergenceWarning}
+    assert messages[1] == messages[0]
+    assert bool(messages[1]) == (name != "converged")
+    assert_same(*estimators, atol=1e-6)
+    assert not {"loss_curve_", "best_loss_", "validation_scores_"} & set(vars(estimators[1]))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_predictions(problem, dtype):
+    """Methods and dtypes of the results, float64 inputs included."""
+    cls, X, y = PROBLEMS[problem]
+    X = X.astype(dtype)
+    theirs, ours = (
+        estimator.fit(X, y)
+        for estimator in make_both(cls, solver="adam", learning_rate_init=0.01, max_iter=20)
+    )
+    for a, b in ((theirs.predict(X), ours.predict(X)), (theirs.coefs_[0], ours.coefs_[0])):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(b, a, atol=ATOL)
+    assert ours.score(X, y) == pytest.approx(theirs.score(X, y), abs=ATOL)
+    if cls is MLPClassifier:
+        np.testing.assert_array_equal(ours.classes_, theirs.classes_)
+        for method in ("predict_proba", "predict_log_proba"):
+            a, b = getattr(theirs, method)(X), getattr(ours, method)(X)
+            assert a.shape == b.shape
+            assert b.dtype == dtype
+            np.testing.assert_allclose(b, a, atol=ATOL)
+
+
+SPARSE = [
+    lambda X, container=container, dtype=dtype: _with_index(container(X), dtype)
+    for container, dtype in itertools.product(
+        [sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.csc_array], [np.int32, np.int64]
+    )
+]
+
+
+def _with_index(matrix, dtype):
+    matrix.indices, matrix.indptr = matrix.indices.astype(dtype), matrix.indptr.astype(dtype)
+    return matrix
+
+
+@pytest.mark.parametrize("as_sparse", SPARSE)
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_sparse(solver, as_sparse, largest):
+    cls, X, y = PROBLEMS["multiclass"]
+    X = np.where(abs(X) > 0.7, X, 0).astype(np.float64 if solver == "lbfgs" else np.float32)
+    stopping = {} if solver == "lbfgs" else STOPPING
+    theirs, ours = make_both(cls, solver=solver, activation="tanh", max_iter=10, **stopping)
+    theirs.fit(X, y, sample_weight=WEIGHT)
+    ours.fit(as_sparse(X), y, sample_weight=WEIGHT)
+    assert_same(theirs, ours, largest)
+    np.testing.assert_allclose(ours.predict_proba(as_sparse(X)), theirs.predict_proba(X), atol=ATOL)
