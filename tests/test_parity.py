@@ -5,6 +5,7 @@ otherwise, and compares weights, curves and the number of epochs.
 """
 
 import itertools
+import re
 import warnings
 
 import numpy as np
@@ -400,3 +401,181 @@ def test_sparse(solver, as_sparse, largest):
     ours.fit(as_sparse(X), y, sample_weight=WEIGHT)
     assert_same(theirs, ours, largest)
     np.testing.assert_allclose(ours.predict_proba(as_sparse(X)), theirs.predict_proba(X), atol=ATOL)
+
+
+def test_sparse_rows_are_never_dense_all_at_once(monkeypatch):
+    """Every solver, and predict, makes some rows dense at a time."""
+    n_rows, n_features = 3000, 2000
+    X = sp.random_array((n_rows, n_features), density=0.002, random_state=0, format="csc")
+    y = np.asarray(X.sum(axis=1)).ravel() > 1
+    dense_rows = []
+    for cls in (sp.csr_array, sp.csr_matrix, sp.csc_array, sp.csc_matrix):
+        toarray = cls.toarray
+
+        def spy(self, *args, toarray=toarray, **kwargs):
+            dense_rows.append(self.shape[0])
+            return toarray(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, "toarray", spy)
+    for solver in ("sgd", "lbfgs"):
+        clf = TorchClassifier((5,), solver=solver, max_iter=2, early_stopping=True, batch_size=100)
+        clf.fit(X, y).predict(X)
+    assert dense_rows
+    assert max(dense_rows) < n_rows
+
+
+# -- what scikit-learn's MLP does not do the same --------------------------------------------------
+
+
+def test_lbfgs_with_several_outputs_ends_lower():
+    """scikit-learn pairs the gradient of the sum over outputs with the loss of their mean.
+
+    Ours takes the sum for both, so the paths differ; loss_ is in scikit-learn's unit.
+    """
+    cls, X, y = PROBLEMS["multioutput"]
+    theirs, ours = make_both(cls, solver="lbfgs", activation="tanh", alpha=0.1, max_iter=500)
+    theirs.fit(X.astype(np.float64), y)
+    ours.fit(X.astype(np.float64), y)
+    penalty = 0.05 * sum(np.square(coef).sum() for coef in ours.coefs_) / N_ROWS
+    mean = np.square(ours.predict(X.astype(np.float64)) - y).mean() / 2
+    assert ours.loss_ == pytest.approx(mean + penalty)
+    assert ours.loss_ < 1.05 * theirs.loss_
+
+
+def test_first_hidden_layer_of_a_logistic_network_decides_the_bound():
+    ours = TorchClassifier((4, 3), ["logistic", "relu"], max_iter=1, learning_rate_init=1e-12)
+    _, X, y = PROBLEMS["binary"]
+    ours.set_params(random_state=3, standardize=False).fit(X, y)
+    theirs = MLPClassifier((4, 3), "logistic", max_iter=1, learning_rate_init=1e-12, random_state=3)
+    assert_coefs_close(theirs.fit(X, y), ours)
+
+
+def assert_coefs_close(theirs, ours, atol=ATOL):
+    for want, got in zip(theirs.coefs_ + theirs.intercepts_, ours.coefs_ + ours.intercepts_):
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("problem", ["multiclass", "multilabel", "regression"])
+def test_partial_fit_trains_on_after_early_stopping(problem):
+    cls, X, y = PROBLEMS[problem]
+    ours = make_both(cls, solver="adam", max_iter=8, **STOPPING)[1]
+    ours.fit(X, y)
+    n_epochs, n_scores = len(ours.loss_curve_), len(ours.validation_scores_)
+    ours.partial_fit(X[:40], y[:40])
+    assert len(ours.loss_curve_) == n_epochs + 1
+    assert len(ours.validation_scores_) == n_scores
+    assert ours.n_iter_ == 1
+    fresh = make_both(cls, solver="adam", **STOPPING)[1]
+    plain = make_both(cls, solver="adam")[1]
+    for estimator in (fresh, plain):
+        for _ in range(2):
+            estimator.partial_fit(X, y, **classes_of(problem))
+    assert_same(plain, fresh, atol=0)
+
+
+def test_early_stopping_keeps_the_best_of_both_fits():
+    """scikit-learn's second warm fit forgets the first one's best; ours keeps it."""
+    cls, X, y = PROBLEMS["regression"]
+    ours = make_both(cls, solver="sgd", learning_rate_init=0.02, warm_start=True, **STOPPING)[1]
+    held_out = {"X_val": X[80:], "y_val": y[80:]}
+    ours.fit(X[:80], y[:80], **held_out)
+    best, score = [coef.copy() for coef in ours.coefs_], ours.best_validation_score_
+    ours.set_params(max_iter=2, learning_rate_init=1.0).fit(X[:80], y[:80], **held_out)
+    assert ours.best_validation_score_ == score
+    for before, after in zip(best, ours.coefs_):
+        np.testing.assert_array_equal(after, before)
+
+
+# -- the rest of the parameters --------------------------------------------------------------------
+
+
+def test_partial_fit_needs_classes_and_a_stochastic_solver():
+    _, X, y = PROBLEMS["multiclass"]
+    for cls in (TorchClassifier, TorchRegressor):
+        assert not hasattr(cls(solver="lbfgs"), "partial_fit")
+        assert hasattr(cls(solver="adam"), "partial_fit")
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        TorchClassifier().partial_fit(X, y)
+    clf = TorchClassifier().partial_fit(X[:5], np.zeros(5), classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="is not the same as on last call"):
+        clf.partial_fit(X, y, classes=[1, 2])
+    with pytest.raises(ValueError, match="classes not in"):
+        clf.partial_fit(X[:2], [0, 7])
+    np.testing.assert_array_equal(clf.partial_fit(X, y).classes_, [0, 1, 2])
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 0.5, 1: 3.0}], ids=["balanced", "dict"])
+@pytest.mark.parametrize("problem", ["binary", "multiclass", "multilabel"])
+def test_class_weight_multiplies_the_sample_weights(problem, class_weight, weight):
+    cls, X, y = PROBLEMS[problem]
+    if problem != "multilabel":  # make the classes uneven
+        X, y = X[y != 0], y[y != 0] - (problem == "binary")
+        X, y = np.r_[X, -X[:20]], np.r_[y, np.full(20, y.max() + (problem == "binary"))]
+        y = np.unique(y, return_inverse=True)[1]
+    weight = None if weight is None else np.resize(WEIGHT, len(y))
+    theirs, ours = make_both(cls, solver="adam", max_iter=5)
+    total = _class_weights(y, class_weight, weight)
+    theirs.fit(X, y, sample_weight=total)
+    ours.set_params(class_weight=class_weight).fit(X, y, sample_weight=weight)
+    assert_same(theirs, ours)
+
+
+def _class_weights(y, class_weight, weight):
+    """Return total weights by hand; those of several labels are multiplied."""
+    weight = np.ones(len(y)) if weight is None else weight
+    total = weight.copy()
+    for column in y.T if y.ndim == 2 else [y]:
+        classes = np.unique(column)
+        counted = np.ones(len(y)) if y.ndim == 2 else weight
+        for label in classes:
+            rows = column == label
+            balanced = counted.sum() / (len(classes) * counted[rows].sum())
+            total[rows] *= balanced if class_weight == "balanced" else class_weight.get(label, 1.0)
+    return total
+
+
+VERBOSE = {
+    "plateau": {"solver": "sgd", "tol": 0.05, "n_iter_no_change": 2, "max_iter": 60},
+    "adaptive": {
+        "solver": "sgd", "learning_rate": "adaptive", "tol": 0.1, "n_iter_no_change": 1,
+        "max_iter": 90,
+    },
+    "early_stopping": {"solver": "adam", "max_iter": 60, **STOPPING},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VERBOSE)
+def test_verbose_says_what_scikit_learn_says(name, capsys):
+    cls, X, y = PROBLEMS["multiclass"]
+    lines = []
+    for estimator in make_both(cls, learning_rate_init=0.02, verbose=True, **VERBOSE[name]):
+        estimator.fit(X, y)
+        lines.append(capsys.readouterr().out.splitlines())
+    theirs, ours = lines
+    ours = [line for line in ours if not line.startswith("Validation loss")]
+    number = re.compile(r"\d+\.\d+")
+    for want, got in zip(theirs, ours, strict=True):
+        assert number.sub("#", got) == number.sub("#", want)
+        assert [float(n) for n in number.findall(got)] == pytest.approx(
+            [float(n) for n in number.findall(want)], abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_max_iter_is_announced_as_by_scikit_learn(solver):
+    cls, X, y = PROBLEMS["multiclass"]
+    words = []
+    for estimator in make_both(cls, solver=solver, max_iter=2):
+        with pytest.warns(ConvergenceWarning) as caught:
+            estimator.fit(X, y)
+        words.append(str(caught[0].message).split("\n")[0])
+    assert words[1].startswith(words[0])
+
+
+def test_lbfgs_warm_start_goes_on():
+    cls, X, y = PROBLEMS["binary"]
+    estimators = make_both(cls, solver="lbfgs", activation="tanh", warm_start=True, max_iter=5)
+    for estimator in estimators:
+        estimator.fit(X.astype(np.float64), y).fit(X.astype(np.float64), y)
+    assert_same(*estimators, atol=1e-6)

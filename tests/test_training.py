@@ -164,8 +164,9 @@ TOGETHER = {
     "regression": {"kind": "regression"},
     "regression-of-two-targets": {"kind": "multioutput", "validate": True},
     "huber": {"kind": "multioutput", "loss": "huber"},
-    "poisson": {"kind": "counts", "loss": "poisson"},
-    "gaussian": {"kind": "regression", "loss": "gaussian"},
+    # few epochs: these two double a difference of rounding every other step
+    "poisson": {"kind": "counts", "loss": "poisson", "max_iter": 6},
+    "gaussian": {"kind": "regression", "loss": "gaussian", "max_iter": 6},
     "no-hidden-layer": {"hidden_layer_sizes": ()},
     "activations": {"activation": ["gelu", "tanh"]},
     "partly-fitted-batch-size-auto": {"batch_size": "auto"},
@@ -200,10 +201,10 @@ def test_warm_moments_are_taken_over(job_of):
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adamw"])
-def test_one_step_is_torchs(job_of, solver):
-    """Gradient, penalty, clipping and update of one full batch, by autograd and torch.optim."""
+def test_steps_are_torchs(job_of, solver):
+    """Gradient, penalty, clipping and update of two full batches, by autograd and torch.optim."""
     X, y = _data(50, 0, "multiclass")
-    params = {"solver": solver, "alpha": 5.0, "learning_rate_init": 0.1, "momentum": 0.0}
+    params = {"solver": solver, "alpha": 5.0, "learning_rate_init": 0.1, "momentum": 0.0, "epsilon": 1e-14}
     estimator = TorchClassifier(
         **{**BASE, **params, "max_iter": 2}, nesterovs_momentum=False, max_grad_norm=0.5
     )
@@ -221,7 +222,7 @@ def test_one_step_is_torchs(job_of, solver):
             {"params": leaves[:1], "weight_decay": 5.0},
             {"params": leaves[1:], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, 0.1, eps=1e-8)
+        optimizer = torch.optim.AdamW(groups, 0.1, eps=1e-14)
     for _ in range(2):
         optimizer.zero_grad()
         current = torch.cat(leaves) if flat is None else flat

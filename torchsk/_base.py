@@ -272,9 +272,17 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 lambda: {"_model": replace(model, flat=flat())}
             )
         result = _stacking.train_job(job)
+        if isinstance(self.random_state, np.random.RandomState) and len(training) <= batch_size:
+            self._draw_unused_orders(rng, n_rows_seen, result.n_iter)
         self._set_fitted(replace(model, flat=result.flat), result)
         if tasks is not None:
             after_fit()
+
+    def _draw_unused_orders(self, rng: np.random.RandomState, n_rows: int, n_epochs: int) -> None:
+        """Advance the caller's generator as scikit-learn does, though one batch needs no order."""
+        if self.shuffle and self.solver not in FULL_BATCH_SOLVERS:
+            for _ in range(n_epochs):
+                rng.shuffle(np.arange(n_rows))
 
     def _network_spec(self, n_features: int, n_outputs: int) -> NetworkSpec:
         """Return the shape of the built-in network."""

@@ -101,6 +101,10 @@ class Head(ABC):
         """Turn y (codes, indicator matrix or numbers) into the target (n_samples, n_columns)."""
 
     @abstractmethod
+    def decode(self, target: Tensor) -> Tensor:
+        """Return y from the target; the inverse of encode."""
+
+    @abstractmethod
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return the loss of every sample (..., n_samples)."""
 
@@ -157,6 +161,11 @@ class LabelsHead(ClassificationHead):
         """Return y as floats 0 and 1, (n_samples, n_labels)."""
         return y.reshape(len(y), -1).astype(np.float32)
 
+    def decode(self, target: Tensor) -> Tensor:
+        """Return 0 and 1: (n_samples,) if there is one label, else (n_samples, n_labels)."""
+        labels = (target > 0.5).to(torch.int64)
+        return labels.squeeze(-1) if self.n_targets == 1 else labels
+
     def inverse_link(self, raw: Tensor) -> Tensor:
         """Return the probabilities of the positive class, per label."""
         return torch.sigmoid(raw)
@@ -187,6 +196,10 @@ class ClassesHead(ClassificationHead):
     def encode(self, y: np.ndarray) -> np.ndarray:
         """Return the class codes, int64 (n_samples, 1)."""
         return y.reshape(-1, 1).astype(np.int64)
+
+    def decode(self, target: Tensor) -> Tensor:
+        """Return the class codes (n_samples,)."""
+        return target.squeeze(-1)
 
     def inverse_link(self, raw: Tensor) -> Tensor:
         """Return the probabilities of the classes; rows sum to 1."""

@@ -1,7 +1,9 @@
-"""A fitted built-in network: from validated X to raw predictions, in plain numpy state."""
+"""Fitted networks: from validated X to raw predictions; the built-in one in plain numpy state."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,9 +18,103 @@ from torchsk._tensors import Standardizer, available_devices
 CHUNK_SIZE = 1_000_000
 
 
+class FittedNetwork(ABC):
+    """A network with its head and its scalers: all that prediction needs.
+
+    Parameters
+    ----------
+    head : Head
+        The head in the unit of the user's y.
+    x_scaler, y_scaler : Standardizer or None
+    dtype : str
+        dtype of the X that was fitted.
+    device : str
+        Where predictions are computed, if it is there.
+    """
+
+    head: Head
+    x_scaler: Standardizer | None
+    y_scaler: Standardizer | None
+    dtype: str
+    device: str
+
+    @abstractmethod
+    def trainable(self) -> nn.Module:
+        """Return a copy of the network, for standardised inputs and targets, for torch to train."""
+
+    @abstractmethod
+    def weights_of(self, net: Any) -> Any:
+        """Return the weights that skorch's net has trained, for `trained`."""
+
+    @abstractmethod
+    def trained(self, weights: Any) -> Self:
+        """Return the network with other weights."""
+
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """Return a plain nn.Module: raw float32 features in, raw outputs out."""
+
+    @abstractmethod
+    def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return (coefs, intercepts) for raw inputs and outputs."""
+
+    @property
+    @abstractmethod
+    def mixes_rows(self) -> bool:
+        """Whether training sees a row at random, or otherwise when others are in its batch."""
+
+    @property
+    @abstractmethod
+    def widest(self) -> int:
+        """Numbers that a row fills in the widest layer, as far as it is known."""
+
+    @abstractmethod
+    def _predictor(
+        self, dtype: np.dtype, device: torch.device
+    ) -> tuple[Callable[[Tensor], Tensor], np.dtype]:
+        """Return (standardised inputs -> raw outputs, dtype of these inputs)."""
+
+    def raw(self, X: np.ndarray) -> Tensor:
+        """Return raw outputs (n_samples, n_outputs) in y's unit and X's dtype, on the CPU.
+
+        Inputs are standardised in float64.
+        """
+        device = torch.device(self.device if self.device in available_devices() else "cpu")
+        predict, dtype = self._predictor(X.dtype, device)
+        offset, factor = (values.astype(X.dtype) for values in self._raw_affine())
+        raw = torch.empty(X.shape[0], len(offset), dtype=torch.from_numpy(offset).dtype)
+        with torch.no_grad():
+            for rows in self._chunks(X.shape[0]):
+                part = predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device))
+                raw[rows] = part.cpu()
+            if self.y_scaler is not None:
+                raw.mul_(torch.from_numpy(factor)).add_(torch.from_numpy(offset))
+        return raw
+
+    def _chunks(self, n_rows: int) -> Iterator[slice]:
+        step = max(1, CHUNK_SIZE // self.widest)
+        return (slice(start, start + step) for start in range(0, n_rows, step))
+
+    def _inputs(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return dense, standardised and writable inputs."""
+        if sp.issparse(X):
+            X = X.toarray()
+        if self.x_scaler is not None:
+            X = self.x_scaler.transform(X)
+        X = X.astype(dtype, copy=False)
+        return X if X.flags.writeable else X.copy()
+
+    def _raw_affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (offset, factor), float64 (n_outputs,), from standardised to y's own unit."""
+        if self.y_scaler is None:
+            return np.zeros(self.head.n_outputs), np.ones(self.head.n_outputs)
+        assert isinstance(self.head, RegressionHead)
+        return self.head.raw_affine(self.y_scaler.mean, self.y_scaler.scale)
+
+
 @dataclass(frozen=True)
-class FittedMLP:
-    """The weights of a network with all that prediction needs.
+class FittedMLP(FittedNetwork):
+    """The weights of the built-in network, and what every fitted network has.
 
     Parameters
     ----------
@@ -42,47 +138,39 @@ class FittedMLP:
     dtype: str
     device: str
 
-    def raw(self, X: np.ndarray) -> Tensor:
-        """Return raw outputs (n_samples, n_outputs) in y's unit and X's dtype, on the CPU.
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether units are dropped at random."""
+        return any(self.spec.dropout)
 
-        Inputs are standardised in float64. The CPU then computes in X's dtype, an accelerator in
-        float32.
-        """
-        device = torch.device(self.device if self.device in available_devices() else "cpu")
-        dtype = X.dtype if device.type == "cpu" else np.dtype(np.float32)
-        network = Network(self.spec, torch.from_numpy(self.flat.astype(dtype)).to(device))
-        offset, factor = (values.astype(X.dtype) for values in self._raw_affine())
-        raw = torch.empty(
-            X.shape[0], self.spec.layer_sizes[-1], dtype=torch.from_numpy(offset).dtype
+    @property
+    def widest(self) -> int:
+        """Width of the widest layer."""
+        return max(self.spec.layer_sizes)
+
+    def trained(self, weights: np.ndarray) -> Self:
+        """Return the network with other flat weights."""
+        return replace(self, flat=weights)
+
+    def trainable(self) -> nn.Module:
+        """Return the nn.Sequential that has these weights."""
+        return make_module(self.spec, *self.spec.split(self.flat))
+
+    def weights_of(self, net: Any) -> np.ndarray:
+        """Return the flat weights (n_params,) of the trained nn.Sequential; inverse of trainable."""
+        layers = [layer for layer in net.module_ if isinstance(layer, nn.Linear)]
+        return pack(
+            [layer.weight.detach().cpu().numpy().T for layer in layers],
+            [layer.bias.detach().cpu().numpy() for layer in layers],
         )
-        with torch.no_grad():
-            for rows in self._chunks(X.shape[0]):
-                part = network.predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device))
-                raw[rows] = part.cpu()
-            if self.y_scaler is not None:
-                raw.mul_(torch.from_numpy(factor)).add_(torch.from_numpy(offset))
-        return raw
 
-    def _chunks(self, n_rows: int) -> Iterator[slice]:
-        step = max(1, CHUNK_SIZE // max(self.spec.layer_sizes))
-        return (slice(start, start + step) for start in range(0, n_rows, step))
-
-    def _inputs(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Return dense, standardised and writable inputs."""
-        if sp.issparse(X):
-            X = X.toarray()
-        if self.x_scaler is not None:
-            X = self.x_scaler.transform(X)
-        X = X.astype(dtype, copy=False)
-        return X if X.flags.writeable else X.copy()
-
-    def _raw_affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (offset, factor), float64 (n_outputs,), from standardised to y's own unit."""
-        n_outputs = self.spec.layer_sizes[-1]
-        if self.y_scaler is None:
-            return np.zeros(n_outputs), np.ones(n_outputs)
-        assert isinstance(self.head, RegressionHead)
-        return self.head.raw_affine(self.y_scaler.mean, self.y_scaler.scale)
+    def _predictor(
+        self, dtype: np.dtype, device: torch.device
+    ) -> tuple[Callable[[Tensor], Tensor], np.dtype]:
+        """Compute in X's dtype on the CPU, in float32 on an accelerator."""
+        dtype = dtype if device.type == "cpu" else np.dtype(np.float32)
+        network = Network(self.spec, torch.from_numpy(self.flat.astype(dtype)).to(device))
+        return network.predict, dtype
 
     def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return (coefs, intercepts) for raw inputs and outputs, in the dtype of the fitted X.

@@ -195,6 +195,9 @@ class Schedule:
         epoch -> factor, for a user's own schedule.
     """
 
+    #: printed when a plateau ends the run
+    last_words: ClassVar[str] = "Stopping."
+
     def __init__(
         self,
         rate: float,
@@ -234,6 +237,8 @@ class InverseScaling(Schedule):
 
 class Adaptive(Schedule):
     """Divide by 5 at every plateau, down to 1e-6."""
+
+    last_words = "Learning rate too small. Stopping."
 
     def after_epoch(self, n_samples_seen: int) -> None:
         """Keep the rate."""
@@ -301,7 +306,8 @@ def make_schedule(
     """Return the schedule by name, or of a callable epoch -> factor."""
     if callable(learning_rate):
         return Custom(rate, factor=learning_rate)
-    ignored = learning_rate in _SGD_ONLY and not UPDATE_RULES[solver].scheduled
+    rule = UPDATE_RULES.get(solver)  # none: an optimizer class, which takes every schedule
+    ignored = learning_rate in _SGD_ONLY and rule is not None and not rule.scheduled
     return SCHEDULES["constant" if ignored else learning_rate](rate, power_t, max_iter)
 
 

@@ -179,7 +179,43 @@ class SparseRows:
         return SparseRows(matrix, first.device, first.dtype)
 
 
-Rows = DenseRows | SparseRows
+class MappedRows:
+    """Rows of a memory-mapped array, read, standardised and cast as they are taken."""
+
+    def __init__(
+        self, X: np.ndarray, scaler: Standardizer | None, device: torch.device, dtype: torch.dtype
+    ):
+        self.X, self.scaler, self.device, self.dtype = X, scaler, device, dtype
+        self.n_rows, self.n_features = X.shape
+
+    def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the rows of an index as a dense tensor on the device."""
+        # files are read forwards
+        ordered, back = np.unique(index.cpu().numpy(), return_inverse=True)
+        rows = np.array(self.X[ordered])
+        rows = rows if self.scaler is None else self.scaler.transform(rows)
+        dense = torch.from_numpy(rows).to(self.dtype)[torch.from_numpy(back)]
+        return dense.to(self.device) if out is None else out.copy_(dense)
+
+    def all(self) -> Tensor:
+        """Return every row."""
+        return self.take(torch.arange(self.n_rows))
+
+    @staticmethod
+    def concatenate(parts: Sequence["MappedRows"]) -> "MappedRows":
+        """Return the only part."""
+        (part,) = parts
+        return part
+
+
+Rows = DenseRows | SparseRows | MappedRows
+
+
+def is_mapped(X: Any) -> bool:
+    """Return whether an array looks at a file (numpy.memmap)."""
+    while isinstance(X, np.ndarray) and not isinstance(X, np.memmap):
+        X = X.base
+    return isinstance(X, np.memmap)
 
 
 def as_rows(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -61,6 +61,16 @@ class SolverState:
     n_steps: int
     rate: float
     epoch: int
+    solver: Any = None
+
+
+class Lane(Protocol):
+    """Trains a job in another way than the stack does."""
+
+    def train(
+        self, job: "TrainingJob", should_stop: Callable[[], bool] | None
+    ) -> "TrainingResult":
+        """Train one job."""
 
 
 @dataclass
@@ -95,6 +105,7 @@ class TrainingJob:
     verbose: bool = False
     warn_at_max_iter: bool = True
     on_epoch: Callable[[Progress, Callable[[], np.ndarray]], bool] | None = None
+    lane: Lane | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,11 +124,12 @@ class TrainingResult:
     loss: float = math.nan
     warning: str | None = None
     interrupted: bool = False
+    net: Any = None
 
 
 def stack_key(job: TrainingJob) -> Hashable | None:
     """Return what jobs must share to train together; None for jobs that train alone."""
-    if job.solver in FULL_BATCH_SOLVERS:
+    if job.lane is not None or job.solver in FULL_BATCH_SOLVERS:
         return None
     n_batches = -(-job.X.n_rows // job.batch_size)
     # one batch that holds all rows may be padded, up to twice its length
@@ -145,10 +157,12 @@ def train(
     ----------
     jobs : sequence of TrainingJob
     should_stop : callable, optional
-        Looked at once per epoch; TrainingCancelled is raised when it returns True.
+        Looked at before each block of batches; TrainingCancelled is raised when it returns True.
     """
+    if jobs[0].lane is not None:
+        return [jobs[0].lane.train(job, should_stop) for job in jobs]
     if jobs[0].solver in FULL_BATCH_SOLVERS:
-        return [_train_full_batch(job) for job in jobs]
+        return [_train_full_batch(job, should_stop) for job in jobs]
     with torch.no_grad(), one_thread() if len(jobs) > 1 else nullcontext():
         return _Stack(jobs).run(should_stop)
 
@@ -258,9 +272,7 @@ class _Stack:
         """Train until every model has ended."""
         try:
             while self.models:
-                if should_stop is not None and should_stop():
-                    raise TrainingCancelled
-                self._after_epoch(self._run_epoch())
+                self._after_epoch(self._run_epoch(should_stop))
         except KeyboardInterrupt:
             if len(self.outcomes) > 1:
                 raise
@@ -270,10 +282,14 @@ class _Stack:
 
     # -- one epoch --
 
-    def _run_epoch(self) -> list[float]:
+    def _run_epoch(self, should_stop: Callable[[], bool] | None) -> list[float]:
         """Pass once over all rows; return the training loss of every model."""
+        rate = np.array([model.job.schedule.rate for model in self.models])
+        if self.rule.decoupled:  # by the schedule's rate, without Adam's bias correction
+            alpha = np.array([model.job.alpha for model in self.models])
+            self.decay = as_column(1 - rate * alpha, self.weights)
         rates = self.rule.rates(
-            np.array([model.job.schedule.rate for model in self.models]),
+            rate,
             np.array([model.n_steps for model in self.models]),
             self.plan.n_batches,
         )
@@ -281,8 +297,10 @@ class _Stack:
         steps = (steps.squeeze(1) if len(self.models) == 1 else steps.unsqueeze(2)).unbind()
         loss = torch.zeros(len(self.models), dtype=torch.float64, device=self.device)
         for block in self._blocks():
-            for batch, rate in zip(block.batches, steps[block.first :]):
-                self._step(batch, rate)
+            if should_stop is not None and should_stop():
+                raise TrainingCancelled
+            for i, batch in enumerate(block.batches, start=block.first):
+                self._step(batch, steps[i], self.plan.n_rows[i])
             loss += block.loss(self.head)
         for model in self.models:
             model.n_steps += self.plan.n_batches
@@ -305,10 +323,10 @@ class _Stack:
                 block.fill(self, index, first)
             yield block
 
-    def _step(self, batch: "_Batch", rate: Tensor) -> None:
-        """Update the weights of every model on one batch."""
+    def _step(self, batch: "_Batch", rate: Tensor, n_rows: Sequence[int]) -> None:
+        """Update the weights of every model on one batch, of which it has n_rows rows."""
         raw = batch.raw
-        tape = self.network.forward(batch.X, self._masks(raw.shape[:-1]), raw)
+        tape = self.network.forward(batch.X, self._masks(raw.shape[:-1], batch.n_rows), raw)
         delta = self.head.residual(raw, batch.target).mul_(batch.factor)
         self.network.backward(delta, tape, self.gradients)
         if self.is_penalised and not self.rule.decoupled:
@@ -319,11 +337,14 @@ class _Stack:
             norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
             self.gradient.mul_((self.max_grad_norm / norm.add_(self.tiny)).clamp_(max=1.0))
         if self.is_penalised and self.rule.decoupled:
-            self.coefs.mul_(1 - rate * self.alpha)
+            self.coefs.mul_(self.decay)
         self.rule.step_(self.weights, self.gradient, self.moments, rate)
 
-    def _masks(self, shape: torch.Size) -> list[Tensor | None]:
-        """Draw this batch's dropout masks, from each model's own generator."""
+    def _masks(self, shape: torch.Size, n_rows: Sequence[int]) -> list[Tensor | None]:
+        """Draw this batch's dropout masks, from each model's own generator.
+
+        Padding draws nothing: a model of n_rows rows draws the masks that it would draw alone.
+        """
         if self.models[0].generator is None:
             return [None] * len(self.spec.dropout)
         masks: list[Tensor | None] = []
@@ -331,9 +352,9 @@ class _Stack:
             if p == 0:
                 masks.append(None)
                 continue
-            mask = torch.empty(*shape, width, device=self.device)
-            for model, part in zip(self.models, mask if mask.ndim == 3 else [mask]):
-                part.bernoulli_(1 - p, generator=model.generator)
+            mask = torch.zeros(*shape, width, device=self.device)
+            for model, part, n in zip(self.models, mask if mask.ndim == 3 else [mask], n_rows):
+                part[:n].bernoulli_(1 - p, generator=model.generator)
             masks.append(mask.div_(1 - p))
         return masks
 
@@ -342,7 +363,10 @@ class _Stack:
     def _after_epoch(self, losses: list[float]) -> None:
         """Record the epoch, and let the models leave that have ended."""
         for model, loss in zip(list(self.models), losses):
-            self._record(model, loss)
+            try:
+                self._record(model, loss)
+            except Exception as error:  # of a user's scorer, schedule or callback
+                self.outcomes[model.slot], model.slot = error, -1
         if any(model.slot < 0 for model in self.models):
             stay = [i for i, model in enumerate(self.models) if model.slot >= 0]
             self.models = [self.models[i] for i in stay]
@@ -360,7 +384,7 @@ class _Stack:
         return self.weights[self._row(model)].cpu().numpy().copy()
 
     def _record(self, model: _Model, loss: float) -> None:
-        job, progress = model.job, model.job.progress
+        job = model.job
         model.n_iter += 1
         validation = None
         if job.validation is not None:
@@ -370,30 +394,16 @@ class _Stack:
                 job.validation,
                 lambda: self._flat(model),
             )
-        progress.n_samples_seen += job.n_rows_seen
-        is_best = progress.record(loss, validation, job.tol)
-        if job.verbose:
-            report(model.n_iter, loss, validation)
-        if is_diverged(loss, validation):
+
+        def keep() -> None:
+            if model.best is not None:
+                model.best = self._flat(model)
+
+        ending = record_epoch(job, model.n_iter, loss, validation, lambda: self._flat(model), keep)
+        if ending == "diverged":
             self._diverge(model)
-            return
-        if is_best and model.best is not None:
-            model.best = self._flat(model)
-        job.schedule.after_epoch(progress.n_samples_seen)
-        told_to_stop = job.on_epoch is not None and job.on_epoch(
-            progress, lambda: self._flat(model)
-        )
-        plateau = progress.plateau(job.tol, job.n_iter_no_change)
-        if plateau is not None:
-            onwards = job.schedule.after_plateau()
-            if job.verbose:
-                print(f"{plateau} {onwards or 'Stopping.'}")
-            progress.n_no_improvement = 0 if onwards else progress.n_no_improvement
-            plateau = None if onwards else plateau
-        if plateau is not None or told_to_stop:
-            self._end(model)
-        elif model.n_iter == job.max_iter:
-            self._end(model, at_max_iter=True)
+        elif ending is not None:
+            self._end(model, at_max_iter=ending == "max_iter")
 
     def _end(self, model: _Model, at_max_iter: bool = False, interrupted: bool = False) -> None:
         """Take the result of a model that stops here."""
@@ -411,6 +421,7 @@ class _Stack:
                 model.n_steps,
                 job.schedule.rate,
                 job.schedule.epoch,
+                job.solver,
             ),
             job.progress.loss_curve[-1] if job.progress.loss_curve else math.nan,
             max_iter_warning(job) if at_max_iter else None,
@@ -453,6 +464,9 @@ class _Plan:
         sizes = np.minimum(
             lengths[None] - self.batch_size * np.arange(self.n_batches)[:, None], self.batch_size
         )
+        #: rows of each model in the last batch, padding left out
+        self.n_last_rows = sizes[-1].tolist()
+        self.n_rows = sizes.tolist()
         #: share of each batch in its model's epoch (n_batches, n_models)
         self.shares = torch.from_numpy((sizes / lengths).astype(np.float32)).to(device)
 
@@ -484,6 +498,7 @@ class _Batch:
     norm: Tensor
     factor: Tensor
     penalty: Tensor
+    n_rows: list[int]
 
 
 class _Block:
@@ -499,12 +514,12 @@ class _Block:
         if is_last:
             self.sizes[-1] = self.plan.last
         self.counts = [n_models * size for size in self.sizes]
-        n_rows, device, dtype = sum(self.counts), stack.device, stack.weights.dtype
-        self.X = torch.empty(n_rows, stack.X.n_features, device=device, dtype=dtype)
-        self.target = stack.target.new_empty(n_rows, stack.target.shape[1])
-        self.raw = torch.empty(n_rows, stack.head.n_outputs, device=device, dtype=dtype)
+        total, device, dtype = sum(self.counts), stack.device, stack.weights.dtype
+        self.X = torch.empty(total, stack.X.n_features, device=device, dtype=dtype)
+        self.target = stack.target.new_empty(total, stack.target.shape[1])
+        self.raw = torch.empty(total, stack.head.n_outputs, device=device, dtype=dtype)
         self.norms = torch.zeros(n_batches, n_models, device=device, dtype=dtype)
-        self.factors = torch.empty(n_rows, 1, device=device, dtype=dtype)
+        self.factors = torch.empty(total, 1, device=device, dtype=dtype)
         sizes = torch.tensor(self.sizes, device=device, dtype=dtype)
         #: 1 / (sum of the weights of a batch), (n_batches, n_models)
         self.inverse = (1 / sizes).unsqueeze(1).expand(n_batches, n_models).contiguous()
@@ -514,6 +529,9 @@ class _Block:
         def steps(rows: Tensor) -> list[Tensor]:
             return [part.view(*lead, -1, rows.shape[1]) for part in rows.split(self.counts)]
 
+        n_rows = [[self.plan.batch_size] * n_models] * n_batches
+        if is_last:
+            n_rows[-1] = self.plan.n_last_rows
         factors = steps(self.factors) if self.plan.weighted else (1 / sizes).unbind()
         self.batches = [
             _Batch(*views)
@@ -524,6 +542,7 @@ class _Block:
                 self.norms.unbind(),
                 factors,
                 self.penalties.unbind(),
+                n_rows,
             )
         ]
         self.penalties.copy_(self.inverse.unsqueeze(2) * self.alpha)
@@ -621,18 +640,61 @@ def validate(
     network: Network, head: Head, validation: Validation, flat: Callable[[], np.ndarray]
 ) -> tuple[float, float]:
     """Return (loss, score) on held-out rows."""
-    raw = predict_rows(network, validation.X, head.n_outputs)
+    return score_raw(predict_rows(network, validation.X, head.n_outputs), head, validation, flat)
+
+
+def score_raw(
+    raw: Tensor, head: Head, validation: Validation, weights: Callable[[], Any]
+) -> tuple[float, float]:
+    """Return (loss, score) of the raw outputs (n_rows, n_outputs) of held-out rows."""
     losses = head.loss(raw, validation.target).double()
     weight = validation.weight
     mean = losses.mean() if weight is None else (losses @ weight.double()) / weight.double().sum()
     loss = float(mean) * head.loss_scale
     if callable(validation.score):
-        return loss, float(validation.score(flat()))
+        return loss, float(validation.score(weights()))
     if validation.score == "loss":
         return loss, -loss
     if not bool(torch.isfinite(raw).all()):
         return loss, math.nan
     return loss, head.score(raw, validation.target, weight)
+
+
+def record_epoch(
+    job: TrainingJob,
+    n_iter: int,
+    loss: float,
+    validation: tuple[float, float] | None,
+    weights: Callable[[], Any],
+    keep: Callable[[], None],
+    told_to_stop: bool = False,
+) -> str | None:
+    """Record an epoch; return "diverged", "stop" or "max_iter" if the run ends with it.
+
+    `weights` returns the weights of the epoch, and `keep` keeps them as the best so far.
+    """
+    progress = job.progress
+    progress.n_samples_seen += job.n_rows_seen
+    is_best = progress.record(loss, validation, job.tol)
+    if job.verbose:
+        report(n_iter, loss, validation)
+    if is_diverged(loss, validation):
+        return "diverged"
+    if is_best:
+        keep()
+    job.schedule.after_epoch(progress.n_samples_seen)
+    if job.on_epoch is not None and job.on_epoch(progress, weights):
+        told_to_stop = True
+    plateau = progress.plateau(job.tol, job.n_iter_no_change)
+    if plateau is not None:
+        onwards = job.schedule.after_plateau()
+        if job.verbose:
+            print(f"{plateau} {onwards or job.schedule.last_words}")
+        progress.n_no_improvement = 0 if onwards else progress.n_no_improvement
+        plateau = None if onwards else plateau
+    if plateau is not None or told_to_stop:
+        return "stop"
+    return "max_iter" if n_iter == job.max_iter else None
 
 
 def report(n_iter: int, loss: float, validation: tuple[float, float] | None) -> None:
@@ -651,7 +713,8 @@ def max_iter_warning(job: TrainingJob) -> str | None:
         f"Stochastic Optimizer: Maximum iterations ({job.max_iter}) reached and the optimization "
         "hasn't converged yet."
     )
-    if UPDATE_RULES[job.solver].default_max_grad_norm is not None:
+    rule = UPDATE_RULES.get(job.solver)
+    if rule is not None and rule.default_max_grad_norm is not None:
         words += " A larger learning_rate_init, or solver='adam', may need fewer iterations."
     return words
 
@@ -659,9 +722,12 @@ def max_iter_warning(job: TrainingJob) -> str | None:
 # -- lbfgs -----------------------------------------------------------------------------------------
 
 
-def _train_full_batch(job: TrainingJob) -> TrainingResult | Exception:
+def _train_full_batch(
+    job: TrainingJob, should_stop: Callable[[], bool] | None
+) -> TrainingResult | Exception:
     """Minimise the penalised mean loss of all rows, in float64."""
     n_rows, n_evaluated = job.X.n_rows, 0
+    latest = np.array(job.flat, dtype=np.float64)
     weight = None if job.weight is None else job.weight.double()
     total = float(n_rows) if weight is None else float(weight.sum())
     step = max(1, BLOCK_SIZE // job.X.n_features)
@@ -693,13 +759,20 @@ def _train_full_batch(job: TrainingJob) -> TrainingResult | Exception:
         loss += 0.5 * job.alpha * float(coefs @ coefs) / total
         return loss, gradient.cpu().numpy().astype(np.float64)
 
+    def reported(flat: np.ndarray, loss: float) -> float:
+        """Return the loss in the unit of `loss_`: a mean over outputs where the head takes one."""
+        penalty = 0.5 * job.alpha * float(np.square(flat[: job.spec.n_coefs]).sum()) / total
+        return (float(loss) - penalty) * job.head.loss_scale + penalty
+
     def after_iteration(flat: np.ndarray) -> None:
         nonlocal n_evaluated, latest
+        if should_stop is not None and should_stop():
+            raise TrainingCancelled
         n_evaluated, latest = n_evaluated + 1, flat.copy()
         if job.verbose:
-            print(f"Iteration {n_evaluated}, loss = {objective(flat)[0]:.8f}")
+            loss = reported(flat, objective(flat)[0])
+            print(f"Iteration {n_evaluated}, loss = {loss:.8f}")
 
-    latest = np.array(job.flat, dtype=np.float64)
     interrupted = False
     with torch.no_grad():
         try:
@@ -711,7 +784,7 @@ def _train_full_batch(job: TrainingJob) -> TrainingResult | Exception:
                 tol=job.tol,
                 callback=after_iteration,
             )
-            flat, n_iter, loss = found.x, min(found.nit, job.max_iter), float(found.fun)
+            flat, n_iter, loss = found.x, min(found.nit, job.max_iter), reported(found.x, found.fun)
             warning = (
                 None
                 if found.status == 0
@@ -723,7 +796,7 @@ def _train_full_batch(job: TrainingJob) -> TrainingResult | Exception:
             )
         except KeyboardInterrupt:
             flat, n_iter, interrupted, warning = latest, n_evaluated, True, None
-            loss = objective(flat)[0]
+            loss = reported(flat, objective(flat)[0])
     if not (math.isfinite(loss) and np.isfinite(flat).all()):
         return ValueError(DIVERGED.format(epoch=n_iter))
     return TrainingResult(flat, job.progress, n_iter, None, loss, warning, interrupted)
