@@ -213,6 +213,16 @@ def test_torch_is_the_oracle(loss, kind):
     np.testing.assert_allclose(head.residual(raw, target), factor * leaf.grad, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_classes", [3, 15, 16, 40])
+def test_softmax_of_few_and_of_many_classes(n_classes):
+    head = make_head("log_loss", None, "multiclass", n_classes)
+    raw = 1e3 * torch.randn(2, 50, n_classes)
+    expected = torch.softmax(raw, -1)
+    torch.testing.assert_close(head.inverse_link(raw), expected)
+    residual = head.residual(raw, torch.zeros(50, 1, dtype=torch.int64))
+    torch.testing.assert_close(residual[..., 1:], expected[..., 1:])
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("kind", LOSSES["focal"])
 def test_focal_follows_its_formula(gamma, kind):

@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torchsk import TorchClassifier, TorchRegressor
 
 # their own runs show warnings, ours are errors
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = pytest.mark.filterwarnings("default", "ignore::sklearn.exceptions.ConvergenceWarning")
 
 NOT_OURS = {"standardize": False, "max_grad_norm": None}
 #: test -> (how it fails here, why it is not asked of ours)

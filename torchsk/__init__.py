@@ -2,6 +2,7 @@
 
 from torchsk import _stacking
 from torchsk._compare import Comparison, compare
+from torchsk._convert import from_sklearn, to_sklearn
 from torchsk._displays import ComparisonDisplay, LossCurveDisplay
 from torchsk._estimators import TorchClassifier, TorchRegressor
 
@@ -14,6 +15,8 @@ __all__ = [
     "TorchClassifier",
     "TorchRegressor",
     "compare",
+    "from_sklearn",
+    "to_sklearn",
 ]
 
 _stacking.register()

@@ -5,7 +5,7 @@ import numbers
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchsk import _stacking
 from torchsk._heads import Head, make_head
 from torchsk._mlp import ACTIVATIONS, INITS, NetworkSpec, draw_weights
-from torchsk._models import FittedMLP
+from torchsk._models import FittedMLP, FittedNetwork
 from torchsk._sklearn_compat import (
     CALLBACK_STATE,
     Interval,
@@ -36,14 +36,16 @@ from torchsk._sklearn_compat import (
 from torchsk._solvers import FULL_BATCH_SOLVERS, SCHEDULES, SOLVERS, UPDATE_RULES, make_schedule
 from torchsk._stopping import Progress
 from torchsk._tensors import (
+    MappedRows,
     Standardizer,
     as_numpy,
     as_rows,
     as_tensor,
+    is_mapped,
     merge_duplicates,
     resolve_device,
 )
-from torchsk._training import TrainingJob, TrainingResult, Validation
+from torchsk._training import Lane, TrainingJob, TrainingResult, Validation
 
 # up to this many rows in one batch, duplicates are merged (DESIGN: k repeats = weight k, bitwise)
 MAX_ROWS_TO_MERGE = 1000
@@ -79,7 +81,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "dropout": [Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
         "init": [StrOptions({"glorot_uniform", *INITS}), callable],
         "standardize": ["boolean", StrOptions({"auto"})],
-        "solver": [StrOptions(set(SOLVERS)), type],
+        "solver": [StrOptions(set(SOLVERS)), callable],
         "alpha": [Interval(numbers.Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions(set(SCHEDULES)), callable],
@@ -147,7 +149,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         incremental: bool = False,
     ) -> "BaseTorchMLP":
         """Fit from the start, or train on (warm_start, partial_fit)."""
-        with self._restored_on_error():
+        # inference mode would give tensors that autograd refuses: an activation or loss may need it
+        with self._restored_on_error(), torch.inference_mode(False):
             first = not hasattr(self, "_model") or not (incremental or self.warm_start)
             data = self._check_data(X, y, sample_weight, first, incremental)
             held_out = self._check_validation_data(X_val, y_val)
@@ -236,28 +239,21 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _train(
         self, data: Data, held_out: Data | None, head: Head, first: bool, incremental: bool
     ) -> None:
-        """Train the built-in network and set the fitted attributes."""
+        """Train the network, in one lane or the other, and set the fitted attributes."""
         device = resolve_device(self.device)
         rng = check_random_state(self.random_state)
-        spec = self._network_spec(data.X.shape[1], head.on_logits.n_outputs)
-        if first:
-            flat = draw_weights(spec, self.init, rng, self.activation)
-        elif spec.layer_sizes != self._model.spec.layer_sizes:
-            raise ValueError(
-                "hidden_layer_sizes and the number of outputs must be those of the fitted model to "
-                f"train on; got layers {spec.layer_sizes}, fitted {self._model.spec.layer_sizes}."
-            )
-        else:
-            flat = self._model.flat
+        model = self._start(data, head, rng, first, str(device))
         whole = data
         training, held_out = self._split(data, held_out, rng, incremental)
         batch_size, n_rows_seen = self._resolve_batch_size(len(training)), len(training)
-        if self._merges_duplicates(training, batch_size, held_out):
+        if self._merges_duplicates(training, batch_size, held_out, model):
             index, weight = merge_duplicates(training.X, training.y, training.weight)
             training = replace(training.take(index), weight=None if (weight == 1).all() else weight)
-        model = self._unfitted_model(spec, flat, head, training, first, str(device))
+        if first:
+            model = self._with_scalers(model, training)
+        lane = self._lane(model)
         job = self._make_job(
-            model, training, held_out, rng, device, batch_size, n_rows_seen, first, incremental
+            model, lane, training, held_out, rng, device, batch_size, n_rows_seen, first, incremental
         )
         tasks = callback_tasks(
             self,
@@ -268,13 +264,13 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         )
         if tasks is not None:
             after_epoch, after_fit = tasks
-            job.on_epoch = lambda _, flat: after_epoch(
-                lambda: {"_model": replace(model, flat=flat())}
+            job.on_epoch = lambda _, weights: after_epoch(
+                lambda: {"_model": model.trained(weights())}
             )
         result = _stacking.train_job(job)
         if isinstance(self.random_state, np.random.RandomState) and len(training) <= batch_size:
             self._draw_unused_orders(rng, n_rows_seen, result.n_iter)
-        self._set_fitted(replace(model, flat=result.flat), result)
+        self._set_fitted(model.trained(result.flat), result)
         if tasks is not None:
             after_fit()
 
@@ -284,19 +280,66 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             for _ in range(n_epochs):
                 rng.shuffle(np.arange(n_rows))
 
+    def _start(
+        self, data: Data, head: Head, rng: np.random.RandomState, first: bool, device: str
+    ) -> FittedNetwork:
+        """Return the network with its starting weights, drawn or those of the last fit."""
+        before = None if first else self._model
+        n_features, dtype = data.X.shape[1], data.X.dtype.name
+        if self.module is not None:
+            from torchsk import _skorch
+
+            return _skorch.FittedModule.start(
+                self.module, self.module_params, n_features, head, rng, before, dtype, device
+            )
+        head = head.on_logits
+        spec = self._network_spec(n_features, head.n_outputs)
+        if before is None:
+            flat = draw_weights(spec, self.init, rng, self.activation)
+            return FittedMLP(spec, flat, head, None, None, dtype, device)
+        if not isinstance(before, FittedMLP) or spec.layer_sizes != before.spec.layer_sizes:
+            fitted = before.spec.layer_sizes if isinstance(before, FittedMLP) else "a module"
+            raise ValueError(
+                "hidden_layer_sizes and the number of outputs must be those of the fitted model to "
+                f"train on; got layers {spec.layer_sizes}, fitted {fitted}."
+            )
+        return replace(before, spec=spec, head=head, device=device)
+
+    def _lane(self, model: FittedNetwork) -> Lane | None:
+        """Return skorch's lane if the network, or something of torch's or skorch's, needs it."""
+        if (
+            self.module is None
+            and self.skorch_callbacks is None
+            and isinstance(self.solver, str)
+            and not _is_class(self.learning_rate)
+        ):
+            return None
+        from torchsk import _skorch
+
+        n_classes = len(self.classes_) if self._is_classifier() else None
+        return _skorch.SkorchLane(
+            model, self.solver, self.learning_rate, self.skorch_callbacks or (), n_classes
+        )
+
     def _network_spec(self, n_features: int, n_outputs: int) -> NetworkSpec:
         """Return the shape of the built-in network."""
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if isinstance(sizes, Sequence | np.ndarray) else [sizes]
         if not all(isinstance(size, numbers.Integral) and size >= 1 for size in sizes):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+            raise ValueError(
+                "hidden_layer_sizes must be an int >= 1 or a sequence of them; "
+                f"got hidden_layer_sizes={self.hidden_layer_sizes!r}."
+            )
         activations = _one_per_layer("activation", self.activation, len(sizes))
         for activation in activations:
             _check_activation(activation)
         dropout = _one_per_layer("dropout", self.dropout, len(sizes))
         for p in dropout:
             if not (isinstance(p, numbers.Real) and 0 <= p < 1):
-                raise ValueError(f"dropout must be in [0, 1); got dropout={self.dropout!r}.")
+                raise ValueError(
+                    "dropout must be a number in [0, 1), or a list with one per hidden layer; "
+                    f"got dropout={self.dropout!r}."
+                )
         layers = (n_features, *(int(size) for size in sizes), n_outputs)
         return NetworkSpec(layers, activations, tuple(float(p) for p in dropout))
 
@@ -309,30 +352,29 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return min(self.batch_size, n_rows)
 
-    def _merges_duplicates(self, data: Data, batch_size: int, held_out: Data | None) -> bool:
+    def _merges_duplicates(
+        self, data: Data, batch_size: int, held_out: Data | None, model: FittedNetwork
+    ) -> bool:
         """Return whether all rows are one batch, whose order and copies then cannot matter."""
         return (
             len(data) <= min(MAX_ROWS_TO_MERGE, batch_size)
             and not (self.early_stopping and held_out is not None)
-            and not np.any(self.dropout)
+            and not model.mixes_rows
         )
 
-    def _unfitted_model(
-        self, spec: NetworkSpec, flat: np.ndarray, head: Head, data: Data, first: bool, device: str
-    ) -> FittedMLP:
-        """Return the model with its starting weights and its scalers, fixed at the first fit."""
-        if not first:
-            return replace(self._model, head=head.on_logits, spec=spec, device=device)
-        x_scaler = y_scaler = None
-        if self.standardize:  # True or "auto"
-            x_scaler = Standardizer.fit(data.X, data.weight, "X")
-            if head.equivariant:
-                y_scaler = Standardizer.fit(data.y, data.weight, "y")
-        return FittedMLP(spec, flat, head.on_logits, x_scaler, y_scaler, data.X.dtype.name, device)
+    def _with_scalers(self, model: FittedNetwork, data: Data) -> FittedNetwork:
+        """Return the model with its scalers, fixed at the first fit."""
+        if not self.standardize or (self.standardize == "auto" and self.module is not None):
+            return model
+        x_scaler, y_scaler = Standardizer.fit(data.X, data.weight, "X"), None
+        if model.head.equivariant:
+            y_scaler = Standardizer.fit(data.y, data.weight, "y")
+        return replace(model, x_scaler=x_scaler, y_scaler=y_scaler)
 
     def _make_job(
         self,
-        model: FittedMLP,
+        model: FittedNetwork,
+        lane: Lane | None,
         training: Data,
         held_out: Data | None,
         rng: np.random.RandomState,
@@ -352,7 +394,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
             target = head.encode(y)
             return {
-                "X": as_rows(data.X, model.x_scaler, device, dtype, "X" + suffix),
+                "X": MappedRows(data.X, model.x_scaler, device, dtype)
+                if lane is not None and is_mapped(data.X)
+                else as_rows(data.X, model.x_scaler, device, dtype, "X" + suffix),
                 "target": torch.from_numpy(target).to(device)
                 if target.dtype.kind == "i"
                 else as_tensor(target, None, device, dtype, "y" + suffix),
@@ -367,13 +411,15 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         rule = UPDATE_RULES.get(self.solver)
         rate = self._resolve_rate()
         schedule = make_schedule(
-            self.learning_rate,
+            "constant" if _is_class(self.learning_rate) else self.learning_rate,
             rate,
             solver=self.solver,
             power_t=self.power_t,
             max_iter=self.max_iter,
         )
         state = self._solver_state if incremental and not first else None
+        if state is not None and state.solver != (self.solver if lane is None else lane.key):
+            state = None
         if state is not None:
             schedule.resume(state.epoch, state.rate)
         max_grad_norm = self.max_grad_norm
@@ -409,6 +455,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             keep_best=stops_early,
             verbose=bool(self.verbose),
             warn_at_max_iter=not incremental,
+            lane=lane,
             **rows(training),
         )
 
@@ -419,7 +466,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         rule = UPDATE_RULES.get(self.solver)
         return 0.001 if rule is None else rule.default_rate[kind]
 
-    def _score_rule(self, model: FittedMLP, held_out: Data) -> str | Callable | None:
+    def _score_rule(self, model: FittedNetwork, held_out: Data) -> str | Callable | None:
         """Return what early stopping watches: the head's score, the loss, or a user's scorer."""
         if self.scoring is None or self.scoring == "loss":
             return self.scoring
@@ -430,18 +477,21 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         y = self._decode_y(held_out.y)
         weights = {} if held_out.weight is None else {"sample_weight": held_out.weight}
 
-        def score(flat: np.ndarray) -> float:
-            fitted._model = replace(model, flat=flat)
+        def score(trained: Any) -> float:
+            fitted._model = model.trained(trained)
             return scorer(fitted, held_out.X, y, **weights)
 
         return score
 
-    def _set_fitted(self, model: FittedMLP, result: TrainingResult) -> None:
+    def _set_fitted(self, model: FittedNetwork, result: TrainingResult) -> None:
         """Set the fitted attributes and pass on what training has to say."""
         progress = result.progress
         self._model, self._progress, self._solver_state = model, progress, result.state
-        self.n_layers_ = len(model.spec.layer_sizes)
-        self.n_outputs_ = model.spec.layer_sizes[-1]
+        for name, value in {"n_layers_": model.n_layers, "net_": result.net}.items():
+            self.__dict__.pop(name, None)
+            if value is not None:
+                setattr(self, name, value)
+        self.n_outputs_ = model.head.n_outputs
         self.out_activation_ = model.head.out_activation
         self.device_ = model.device
         self.n_iter_ = result.n_iter
@@ -522,13 +572,19 @@ def _one_per_layer(name: str, value: Any, n_layers: int) -> tuple:
     return tuple(value)
 
 
+def _is_class(value: Any) -> bool:
+    """Return whether a parameter is a class or a functools.partial of one."""
+    return isinstance(getattr(value, "func", value), type)
+
+
 def _check_activation(activation: Any) -> None:
     """Raise unless it is in the table, or an nn.Module class without parameters."""
     if isinstance(activation, str) and activation in ACTIVATIONS:
         return
     if isinstance(activation, type) and issubclass(activation, nn.Module):
-        if not list(activation().parameters()):
-            return
+        with suppress(TypeError):  # a class that needs arguments
+            if not list(activation().parameters()):
+                return
     raise ValueError(
         f"activation must be one of {sorted(ACTIVATIONS)} or an nn.Module class without "
         f"parameters; got activation={activation!r}."

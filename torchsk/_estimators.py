@@ -161,7 +161,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
     n_features_in_ : int
         Number of features.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string column names.
 
     coefs_, intercepts_ : list of ndarray
@@ -677,7 +677,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
     n_features_in_ : int
         Number of features.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string column names.
 
     coefs_, intercepts_ : list of ndarray

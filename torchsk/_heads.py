@@ -203,7 +203,9 @@ class ClassesHead(ClassificationHead):
 
     def inverse_link(self, raw: Tensor) -> Tensor:
         """Return the probabilities of the classes; rows sum to 1."""
-        return torch.softmax(raw, -1) if self.n_targets > 1 else torch.sigmoid(self.decision(raw))
+        if self.n_targets == 1:
+            return torch.sigmoid(self.decision(raw))
+        return _softmax(raw).contiguous()
 
     def decision(self, raw: Tensor) -> Tensor:
         """Return raw, or in binary problems the lead of the positive class."""

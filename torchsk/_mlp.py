@@ -214,7 +214,8 @@ def draw_weights(
     flat = np.zeros(spec.n_params)
     with torch.no_grad(), seeded_torch(seed) if callable(init) else nullcontext():
         for coef in spec.split(flat)[0]:
-            weight = torch.empty(coef.shape[1], coef.shape[0])  # nn.Linear's layout: fans are right
+            # nn.Linear's layout: fans are right
+            weight = torch.empty(coef.shape[1], coef.shape[0], dtype=torch.float32)
             fill_(weight)
             coef[...] = weight.numpy().T
     return flat
@@ -303,7 +304,7 @@ def make_module(
     """Return the network as a plain nn.Sequential in float32, weights copied."""
     layers: list[nn.Module] = []
     for i, (coef, intercept) in enumerate(zip(coefs, intercepts)):
-        linear = nn.utils.skip_init(nn.Linear, *coef.shape)
+        linear = nn.utils.skip_init(nn.Linear, *coef.shape, dtype=torch.float32)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(coef.T)))
             linear.bias.copy_(torch.from_numpy(np.array(intercept)))

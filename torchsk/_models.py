@@ -38,6 +38,11 @@ class FittedNetwork(ABC):
     dtype: str
     device: str
 
+    #: shape, weights and number of layers of the built-in network, else None
+    spec: Any
+    flat: Any
+    n_layers: Any
+
     @abstractmethod
     def trainable(self) -> nn.Module:
         """Return a copy of the network, for standardised inputs and targets, for torch to train."""
@@ -137,6 +142,11 @@ class FittedMLP(FittedNetwork):
     y_scaler: Standardizer | None
     dtype: str
     device: str
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers, input and output included."""
+        return len(self.spec.layer_sizes)
 
     @property
     def mixes_rows(self) -> bool:

@@ -118,9 +118,9 @@ class FittedModule(FittedNetwork):
     dtype: str
     device: str
 
-    #: only the built-in network has these
     spec: ClassVar[None] = None
     flat: ClassVar[None] = None
+    n_layers: ClassVar[None] = None
 
     @classmethod
     def start(

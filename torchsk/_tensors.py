@@ -49,7 +49,7 @@ _threads_before: list[int] = []
 def one_thread() -> Iterator[None]:
     """Keep torch's operations on one core inside the block; the last block out restores.
 
-    Small stacked operations lose more time at the barriers of a second thread than they gain.
+    Small operations lose more time at the barriers of a second thread than they gain.
     """
     with _THREADS_LOCK:
         _threads_before.append(torch.get_num_threads())

@@ -33,6 +33,9 @@ from torchsk._tensors import Rows, one_thread
 BLOCK_SIZE = 4_000_000
 # numbers that the weights, gradients and batches of a stack may fill before they leave the cache
 CACHE_SIZE = 400_000
+# multiply-adds of a forward pass from which a second core pays; below, its barriers cost more, and
+# on a busy machine a hundred times more
+PARALLEL_SIZE = 2**25
 
 
 class TrainingCancelled(BaseException):
@@ -66,6 +69,10 @@ class SolverState:
 
 class Lane(Protocol):
     """Trains a job in another way than the stack does."""
+
+    @property
+    def key(self) -> Hashable:
+        """What a later call must share to go on with the solver's state."""
 
     def train(
         self, job: "TrainingJob", should_stop: Callable[[], bool] | None
@@ -163,8 +170,15 @@ def train(
         return [jobs[0].lane.train(job, should_stop) for job in jobs]
     if jobs[0].solver in FULL_BATCH_SOLVERS:
         return [_train_full_batch(job, should_stop) for job in jobs]
-    with torch.no_grad(), one_thread() if len(jobs) > 1 else nullcontext():
+    with torch.no_grad(), one_thread() if _is_small(jobs) else nullcontext():
         return _Stack(jobs).run(should_stop)
+
+
+def _is_small(jobs: Sequence[TrainingJob]) -> bool:
+    """Return whether a second core would cost a step more than it gives."""
+    job = jobs[0]
+    on_cpu, work = job.device.type == "cpu", job.batch_size * job.spec.n_coefs
+    return on_cpu and (len(jobs) > 1 or work < PARALLEL_SIZE)
 
 
 # -- stochastic solvers ----------------------------------------------------------------------------
@@ -352,7 +366,7 @@ class _Stack:
             if p == 0:
                 masks.append(None)
                 continue
-            mask = torch.zeros(*shape, width, device=self.device)
+            mask = self.weights.new_zeros(*shape, width)
             for model, part, n in zip(self.models, mask if mask.ndim == 3 else [mask], n_rows):
                 part[:n].bernoulli_(1 - p, generator=model.generator)
             masks.append(mask.div_(1 - p))
@@ -618,7 +632,7 @@ def _distinct(rows: Sequence[Rows], others: Sequence[tuple]) -> tuple[list[int],
 def _weight_of(job: TrainingJob) -> Tensor:
     if job.weight is not None:
         return job.weight
-    return torch.ones(job.X.n_rows, device=job.device)
+    return torch.ones(job.X.n_rows, device=job.device, dtype=job.dtype)
 
 
 # -- validation and reports, shared by every kind of training -------------------------------------

@@ -1,0 +1,74 @@
+"""What the benchmarks share: interleaved runs, medians, the state of the machine, tables."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import sklearn
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parse_arguments(description: str, n_runs: int) -> argparse.Namespace:
+    """Return the command line: how often to run, which cases, where to write."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--runs", type=int, default=n_runs, help="interleaved runs of each")
+    parser.add_argument("--only", default="", help="run the cases whose name holds this")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for JSON and PNG")
+    parser.add_argument("--device", default="cpu", help="where torchsk computes")
+    return parser.parse_args()
+
+
+def interleave(
+    functions: dict[str, Callable[[], object]], n_runs: int, repeats: int = 1
+) -> dict[str, float]:
+    """Run all functions in turn, n_runs times after a warm-up; return median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for run in range(n_runs + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(repeats):
+                function()
+            if run:
+                seconds[name].append((time.perf_counter() - start) / repeats)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> dict[str, str | int | float]:
+    """Return what a figure depends on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "scikit-learn": sklearn.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count() or 0,
+        "torch threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def print_table(columns: list[str], rows: list[list[object]]) -> None:
+    """Print rows under their columns; the first one is text."""
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        first, *others = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        print("  ".join([first, *others]), flush=True)
+
+
+def save(name: str, results: object, out: Path, before: dict) -> None:
+    """Write results and the machine's state before and after as JSON."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.json"
+    content = {"machine": before, "load after": machine()["load"], "results": results}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"saved {path}")
