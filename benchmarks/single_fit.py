@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 import torch
 from _harness import interleave, machine, parse_arguments, print_table, save
-from skorch import NeuralNetClassifier
 from sklearn.datasets import make_classification
 from sklearn.neural_network import MLPClassifier
+from skorch import NeuralNetClassifier
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -45,7 +45,9 @@ def make_network(n_features, hidden_layer_sizes, n_classes):
     """Return the network in plain torch, one output per class."""
     sizes = [n_features, *hidden_layer_sizes]
     layers = [
-        layer for i, o in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(i, o), nn.ReLU())
+        layer
+        for i, o in zip(sizes, sizes[1:], strict=False)
+        for layer in (nn.Linear(i, o), nn.ReLU())
     ]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))
 
@@ -68,7 +70,12 @@ def matrix_products(X, hidden_layer_sizes, n_outputs, batch_size, epochs):
     sizes = [X.shape[1], *hidden_layer_sizes, n_outputs]
     torch.manual_seed(0)
     layers = [
-        (torch.randn(batch_size, i), torch.randn(o, i), torch.randn(batch_size, o), torch.empty(o, i))
+        (
+            torch.randn(batch_size, i),
+            torch.randn(o, i),
+            torch.randn(batch_size, o),
+            torch.empty(o, i),
+        )
         for i, o in zip(sizes, sizes[1:], strict=False)
     ]
     linear = torch.ops.mkldnn._linear_pointwise
@@ -92,9 +99,7 @@ def matrix_products(X, hidden_layer_sizes, n_outputs, batch_size, epochs):
 def fits(name, solver, device):
     """Return the competitors for one case: name -> function without arguments."""
     n, d, n_classes, hidden, batch_size, epochs = CASES[name]
-    X, y = make_classification(
-        n, d, n_informative=min(d, 12), n_classes=n_classes, random_state=0
-    )
+    X, y = make_classification(n, d, n_informative=min(d, 12), n_classes=n_classes, random_state=0)
     X, y = X.astype(np.float32), y.astype(np.int64)
     common = {
         "hidden_layer_sizes": hidden,
@@ -120,9 +125,7 @@ def fits(name, solver, device):
         "torchsk": lambda: ours.fit(X, y),
         "scikit-learn": lambda: theirs.fit(X, y),
         "skorch": lambda: skorch.fit(X, y),
-        "plain torch": lambda: plain_torch_fit(
-            X, y, hidden, n_classes, batch_size, epochs, solver
-        ),
+        "plain torch": lambda: plain_torch_fit(X, y, hidden, n_classes, batch_size, epochs, solver),
         "products": lambda: matrix_products(
             X, hidden, 1 if n_classes == 2 else n_classes, batch_size, epochs
         ),
@@ -205,7 +208,10 @@ def main():
             [
                 f"{result['case']}, {result['solver']}",
                 f"{result['seconds']['torchsk'] * 1e3:.1f}",
-                *(f"{result['seconds'][p] / result['seconds']['torchsk']:.2f}" for p in columns[2:]),
+                *(
+                    f"{result['seconds'][p] / result['seconds']['torchsk']:.2f}"
+                    for p in columns[2:]
+                ),
             ]
             for result in results
         ]

@@ -49,7 +49,7 @@ for ax, (name, (values, slope)) in zip(axes.flat, curves.items(), strict=True):
     (slope_line,) = ax.plot(z.detach(), slope, linestyle="--", label="slope")
     ax.set(title=name, ylim=(-2, 4))
 figure.legend(handles=[value_line, slope_line], loc="outside lower center", ncols=2)
-figure.show()
+plt.show()
 
 # %%
 # A slope near zero stops learning

@@ -23,9 +23,7 @@ data = load_breast_cancer()
 X_train, X_test, y_train, y_test = train_test_split(
     data.data, data.target, test_size=114, random_state=0
 )
-net = TorchClassifier(
-    hidden_layer_sizes=(15,), loss=nn.BCELoss, learning_rate_init=0.02, random_state=0
-)
+net = TorchClassifier(hidden_layer_sizes=(15,), loss=nn.BCELoss, batch_size=32, random_state=0)
 net.fit(X_train, y_train)
 
 n_wrong = (net.predict(data.data) != data.target).sum()
@@ -39,12 +37,12 @@ ConfusionMatrixDisplay.from_estimator(
 )
 RocCurveDisplay.from_estimator(net, X_test, y_test, name="30 -> 15 -> 1", ax=right)
 left.set(title="test rows")
-figure.show()
+plt.show()
 
 # %%
 # Other splits
 # ------------
-# One split of 114 test rows says little about the third digit. Ten splits:
+# One split of 114 test rows says little about the second digit. Ten splits:
 splits = ShuffleSplit(n_splits=10, test_size=114, random_state=0)
 scores = cross_val_score(net, data.data, data.target, cv=splits)
 print(f"test accuracy {scores.mean():.3f} ± {scores.std():.3f}")

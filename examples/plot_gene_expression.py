@@ -10,7 +10,7 @@ Tissues told apart by their genes
 # %%
 # Training, and validation loss in every epoch
 # --------------------------------------------
-# 500 -> 300 -> 100 -> 20 -> 7, with ``nn.NLLLoss``: the log-softmax it needs is added. Rows given
+# 500 -> 300 -> 100 -> 20 -> 7, with ``nn.NLLLoss``: the softmax it needs is added. Rows given
 # as ``X_val, y_val`` are scored after every epoch; without early stopping that is all that happens
 # to them. The training is plain: 2000 steps of full-batch gradient descent. Expressions share a
 # unit already, so they are not scaled.
@@ -52,12 +52,16 @@ print(f"{n_wrong} of {len(y)} samples wrong, test accuracy {test_score:.3f}")
 figure, (left, right) = plt.subplots(
     1, 2, figsize=(12, 5), layout="constrained", width_ratios=[1.1, 1]
 )
-LossCurveDisplay.from_estimator(net, ax=left, log_scale=True, name="500-300-100-20-7")
+losses = {
+    "loss_curve_": np.array(net.loss_curve_),
+    "validation_loss_curve_": np.array(net.validation_loss_curve_),
+}
+LossCurveDisplay(curves={"500-300-100-20-7": losses}).plot(left, log_scale=True)
 ConfusionMatrixDisplay.from_estimator(
     net, X_test, y_test, cmap="Blues", colorbar=False, xticks_rotation=45, ax=right
 )
 right.set(title="test samples")
-figure.show()
+plt.show()
 
 # %%
 # The defaults

@@ -2,9 +2,9 @@
 The gradient and the dtypes, checked
 ====================================
 
-torchsk computes the gradients of its networks by formula, which is faster than automatic
-differentiation. This page checks them against torch's autograd, through the public interface
-alone. Then it feeds the same numbers in every dtype.
+torchsk computes the gradients of its networks by formula, without automatic differentiation. This
+page checks them against torch's autograd, through the public interface alone. Then it feeds the
+same numbers in every dtype.
 """
 
 # %%
@@ -91,7 +91,7 @@ ax.axhline(np.finfo(np.float32).eps, color="0.6", linestyle=":", label="one floa
 ax.set(yscale="log", ylim=(1e-9, 1e-3), ylabel="relative difference from autograd")
 ax.tick_params("x", rotation=45)
 ax.legend(ncols=2)
-figure.show()
+plt.show()
 
 # %%
 # Any numeric dtype

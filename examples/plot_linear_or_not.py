@@ -48,13 +48,13 @@ for row, (data_set, (X, y)) in zip(axes, DATA_SETS.items()):
         net = clone(network).fit(X_train, y_train)
         scores[data_set, name] = net.score(X_test, y_test)
         for method, style in {
-            "contourf": {"cmap": "RdBu", "levels": 20, "alpha": 0.6, "vmin": 0, "vmax": 1},
+            "contourf": {"cmap": "RdBu", "levels": 20, "alpha": 0.5, "vmin": 0, "vmax": 1},
             "contour": {"colors": "black", "levels": [0.5], "linewidths": 1},
         }.items():
             DecisionBoundaryDisplay.from_estimator(
                 net, X, response_method="predict_proba", plot_method=method, ax=ax, **style
             )
-        ax.scatter(*X_test.T, c=y_test, cmap="RdBu", edgecolors="black", linewidths=0.5, s=22)
+        ax.scatter(*X_test.T, c=y_test, cmap="RdBu", edgecolors="white", linewidths=0.6, s=36)
         ax.set(title=f"{data_set}, {name}: test accuracy {scores[data_set, name]:.2f}")
         ax.set(xticks=[], yticks=[])
-figure.show()
+plt.show()

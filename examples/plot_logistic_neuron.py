@@ -66,7 +66,7 @@ left.axvline(boundary, color="0.6", linestyle=":", label="decision")
 left.set(xlabel="x", ylabel="class and probability")
 left.legend()
 LossCurveDisplay.from_estimator(neuron, ax=right, name="one neuron")
-figure.show()
+plt.show()
 
 # %%
 # Without all that

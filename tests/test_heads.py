@@ -3,6 +3,7 @@
 import math
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from scipy.special import xlogy
 from sklearn._loss import loss as sk_losses
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from torch import nn
 from torch.nn import functional as F
 
@@ -820,6 +821,7 @@ def test_registry_is_complete():
 # -- real fits --
 
 FITS = DEFAULTS + [
+    ("quantile", "regression", {"quantile": [0.1, 0.5, 0.9]}),
     ("tweedie", "regression", {"power": 3}),
     (nn.CrossEntropyLoss(label_smoothing=0.1), "multiclass", None),
     (nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0)), "binary", None),
@@ -893,3 +895,71 @@ def test_losses_and_their_parameters_can_be_searched():
     net = TorchRegressor(hidden_layer_sizes=(8,), max_iter=5, random_state=0)
     search = GridSearchCV(net, grid, cv=2, error_score="raise").fit(X, y)
     assert len(set(search.cv_results_["mean_test_score"])) == 5
+
+
+@pytest.mark.parametrize("loss", ["poisson", "gamma", "tweedie"])
+def test_the_unit_of_positive_targets_does_not_matter(loss):
+    X, y = draw_problem("regression", positive=True)
+    small, large = (
+        TorchRegressor(loss=loss, max_iter=20, random_state=0).fit(X, factor * y[:, 0]).predict(X)
+        for factor in (1.0, 2.0**20)
+    )
+    np.testing.assert_allclose(large, small * 2.0**20, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_gaussian_learns_the_noise_in_the_unit_of_y():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(1000, 2))
+    deviation = 10 * np.exp(X[:, 1])
+    y = 1000 + 100 * X[:, 0] + deviation * rng.normal(size=1000)
+    net = TorchRegressor(loss="gaussian", max_iter=60, random_state=0).fit(X, y)
+    prediction, y_std = net.predict(X, return_std=True)
+    np.testing.assert_array_equal(prediction, net.predict(X))
+    assert y_std.shape == (1000,)
+    assert np.corrcoef(y_std, deviation)[0, 1] > 0.9
+    assert 0.6 < np.mean(abs(y - prediction) < y_std) < 0.76
+    with pytest.raises(ValueError, match="return_std must be False"):
+        TorchRegressor(max_iter=1).fit(X, y).predict(X, return_std=True)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_quantiles_are_predicted_and_scored_together(n_targets):
+    X, y = draw_problem("regression", positive=False)
+    y, levels = (y[:, 0] if n_targets == 1 else y), [0.1, 0.5, 0.9]
+    net = TorchRegressor(loss="quantile", loss_params={"quantile": levels}, random_state=0)
+    prediction = net.fit(X, y).predict(X)
+    assert prediction.shape == (*y.shape, 3)
+    assert (np.diff(prediction, axis=-1) >= 0).all()
+    np.testing.assert_allclose(
+        [(y < q).mean() for q in np.moveaxis(prediction, -1, 0)], levels, atol=0.1
+    )
+    weight = np.arange(200.0)
+    expected = [
+        d2_pinball_score(y, prediction[..., i], alpha=level, sample_weight=weight)
+        for i, level in enumerate(levels)
+    ]
+    assert net.score(X, y, sample_weight=weight) == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("case", FITS, ids=case_id)
+def test_every_loss_trains_in_a_stack_as_alone(case):
+    loss, kind, params = case
+    model = TorchRegressor if kind == "regression" else TorchClassifier
+    X, y = draw_problem(kind, positive=loss in ("poisson", "gamma", "tweedie"))
+    net = model(loss=loss, loss_params=params, hidden_layer_sizes=(8,), max_iter=5, random_state=0)
+    alone = cross_val_score(net, X, y, cv=3)
+    with joblib.parallel_config("torchsk"):
+        np.testing.assert_allclose(cross_val_score(net, X, y, cv=3), alone, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_loss_of_whole_batches_refuses_weights():
+    X, y = draw_problem("regression", positive=False)
+    net = TorchRegressor(loss=mean_log_cosh, max_iter=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="sample_weight and class_weight must be None"):
+        net.fit(X, y, sample_weight=np.ones(200))
+    # twice the rows are not merged into weights
+    net.fit(np.repeat(X[:50], 2, axis=0), np.repeat(y[:50], 2, axis=0))

@@ -11,7 +11,8 @@ import torchsk
 ROOMS = {path.stem: path.read_text() for path in Path(torchsk.__file__).parent.glob("*.py")}
 ARROWS = {
     "__init__": set(ROOMS) - {"__init__"},
-    "_convert": {"_estimators", "_base", "_models", "_heads", "_mlp", "_tensors"},
+    "_convert": {"_estimators", "_base", "_models", "_heads", "_mlp", "_solvers"}
+    | {"_stopping", "_training"},
     "_estimators": {
         "_base",
         "_models",
@@ -22,9 +23,13 @@ ARROWS = {
         "_sklearn_compat",
     },
     "_base": {"_stacking", "_skorch", "_training", "_models", "_heads", "_mlp", "_solvers"}
+    | {"_modules", "_optimizers"}
     | {"_stopping", "_tensors", "_sklearn_compat"},
     "_stacking": {"_training"},
-    "_skorch": {"_training", "_heads", "_mlp", "_solvers", "_stopping", "_tensors", "_random"},
+    "_skorch": {"_training", "_heads", "_mlp", "_solvers", "_stopping", "_tensors", "_random"}
+    | {"_models", "_modules", "_optimizers"},
+    "_modules": {"_models", "_heads", "_random", "_tensors"},
+    "_optimizers": {"_solvers"},
     "_training": {"_heads", "_mlp", "_solvers", "_stopping", "_tensors"},
     "_models": {"_heads", "_mlp", "_tensors"},
     "_heads": {"_sklearn_compat"},

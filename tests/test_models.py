@@ -76,10 +76,6 @@ def test_any_part_of_the_rows_gives_the_same(X, monkeypatch):
     np.testing.assert_allclose(model.raw(X), whole, rtol=1e-12)
 
 
-def test_no_rows_no_outputs(X):
-    assert _model(X).raw(X[:0]).shape == (0, N_TARGETS)
-
-
 @pytest.mark.parametrize("scaled", [True, False])
 def test_X_is_not_changed(X, scaled):
     model = _model(X)

@@ -4,6 +4,7 @@ scikit-learn is the oracle throughout: every test fits both, on the same float32
 otherwise, and compares weights, curves and the number of epochs.
 """
 
+import inspect
 import itertools
 import re
 import warnings
@@ -207,6 +208,47 @@ def test_full_batch_with_zero_weights_and_duplicates(solver, problem, stopping, 
     for estimator in estimators:
         estimator.fit(X[rows], y[rows], sample_weight=WEIGHT[:100])
     assert_same(*estimators, largest)
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 170, 500])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_larger_layers(solver, batch_size, digits, largest):
+    """Wide enough for the kernels that large products take."""
+    X, y = digits
+    estimators = make_both(
+        MLPClassifier,
+        solver=solver,
+        hidden_layer_sizes=(300, 120),
+        learning_rate_init=0.003,
+        batch_size=batch_size,
+        max_iter=6,
+    )
+    for estimator in estimators:
+        estimator.fit((X / 16).astype(np.float32), y)
+    assert_same(*estimators, largest)
+
+
+def test_a_batch_without_weight_has_no_gradient():
+    """scikit-learn divides by zero here."""
+    _, X, y = PROBLEMS["binary"]
+    weight = np.r_[np.zeros(20), np.ones(N_ROWS - 20)]
+    params = {"solver": "sgd", "momentum": 0, "shuffle": False, "batch_size": 10, "max_iter": 5}
+    theirs, ours = make_both(MLPClassifier, **params)
+    theirs.fit(X[20:], y[20:])
+    ours.fit(X, y, sample_weight=weight)
+    assert_coefs_close(theirs, ours)
+
+
+def test_equal_validation_scores_are_equal(largest):
+    """Weights such as 0.1, 1.1 and 2.1 sum to the same on different rows: that is no progress."""
+    cls, X, y = PROBLEMS["multiclass"]
+    weight = np.random.default_rng(0).integers(0, 3, N_ROWS) + 0.1
+    params = {"solver": "adam", "activation": "tanh", "learning_rate_init": 0.05, "tol": 0.0}
+    estimators = make_both(cls, **params, max_iter=60, early_stopping=True, n_iter_no_change=20)
+    for estimator in estimators:
+        estimator.fit(X, y, sample_weight=weight)
+    assert_same(*estimators, largest)
+    np.testing.assert_allclose(*(e.validation_scores_ for e in estimators), rtol=1e-14)
 
 
 # -- more than one call ----------------------------------------------------------------------------
@@ -486,7 +528,67 @@ def test_early_stopping_keeps_the_best_of_both_fits():
         np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.parametrize("name", ["learning_rate_init", "momentum", "batch_size", "alpha"])
+def test_partial_fit_follows_changed_parameters(name):
+    """scikit-learn's optimizer keeps the learning rate and momentum of the first call."""
+    cls, X, y = PROBLEMS["multiclass"]
+    value = {"learning_rate_init": 0.2, "momentum": 0.2, "batch_size": 10, "alpha": 5.0}[name]
+    theirs, ours = make_both(cls, solver="sgd", learning_rate_init=0.01)
+    for estimator in (theirs, ours):
+        estimator.partial_fit(X, y, **classes_of("multiclass")).set_params(**{name: value})
+    of_optimizer = {"learning_rate_init": "learning_rate", "momentum": "momentum"}
+    if name in of_optimizer:
+        setattr(theirs._optimizer, of_optimizer[name], value)
+    for estimator in (theirs, ours):
+        estimator.partial_fit(X, y).partial_fit(X, y)
+    assert_same(theirs, ours)
+
+
 # -- the rest of the parameters --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("theirs", "ours"), PAIRS.items())
+def test_signature(theirs, ours):
+    """The same names in the same order, then our own by keyword only; two defaults differ."""
+    expected, found = (inspect.signature(cls).parameters for cls in (theirs, ours))
+    assert list(found)[: len(expected)] == list(expected)
+    for name, parameter in found.items():
+        if name in expected:
+            assert parameter.kind == expected[name].kind
+            different = parameter.default != expected[name].default
+            assert different == (name in ("solver", "learning_rate_init"))
+        else:
+            assert parameter.kind == parameter.KEYWORD_ONLY
+
+
+def test_sparse_targets():
+    """Labels may be sparse (they are predicted dense), numbers may not."""
+    cls, X, y = PROBLEMS["multilabel"]
+    dense, ours = (make_both(cls, max_iter=3)[1] for _ in range(2))
+    assert_same(dense.fit(X, y), ours.fit(X, sp.csr_array(y)), atol=0)
+    np.testing.assert_array_equal(ours.predict(X), dense.predict(X))
+    with pytest.raises(TypeError, match="y must be dense"):
+        TorchRegressor(max_iter=1).fit(X, sp.csr_array(y))
+
+
+INVALID = {
+    "hidden_layer_sizes": [0, (3, 0), (2, -1)], "activation": ["sine"], "solver": ["newton"],
+    "alpha": [-1e-9], "batch_size": [0, "all"], "learning_rate": ["slow"],
+    "learning_rate_init": [0.0, "slow"], "power_t": [-0.1], "max_iter": [0], "shuffle": [2],
+    "random_state": [-1], "tol": [-1e-9], "verbose": [-1], "warm_start": [2],
+    "momentum": [-0.1, 1.1], "nesterovs_momentum": [2], "early_stopping": [2],
+    "validation_fraction": [-0.1, 1.0], "beta_1": [-0.1, 1.0], "beta_2": [-0.1, 1.0],
+    "epsilon": [0.0], "n_iter_no_change": [0, -np.inf], "max_fun": [0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_values_are_those_of_scikit_learn(name):
+    _, X, y = PROBLEMS["binary"]
+    for value in INVALID[name]:
+        for estimator in make_both(MLPClassifier, **{name: value}):
+            with pytest.raises(ValueError, match=name):
+                estimator.fit(X, y)
 
 
 def test_partial_fit_needs_classes_and_a_stochastic_solver():

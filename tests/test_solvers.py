@@ -1,4 +1,4 @@
-"""Update rules against torch.optim and scikit-learn, schedules against scikit-learn and formulas."""
+"""Update rules against torch.optim and scikit-learn, schedules against both and formulas."""
 
 import math
 
@@ -242,13 +242,14 @@ def test_a_callable_gives_the_factor():
     assert seen == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("n_samples_seen", [None, 150])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_resume_goes_on(name):
+def test_resume_goes_on(name, n_samples_seen):
     whole, resumed = _schedule(name), _schedule(name)
     expected = _rates(whole, 6)
     first = _schedule(name)
     _rates(first, 3)
-    resumed.resume(first.epoch, first.rate)
+    resumed.resume(first.epoch, first.rate, n_samples_seen)
     for epoch in range(3, 6):
         assert resumed.rate == expected[epoch]
         resumed.after_epoch((epoch + 1) * 50)

@@ -1,4 +1,4 @@
-"""The door to torch: standardisation against StandardScaler, casts, duplicates, devices, threads."""
+"""The door to torch: StandardScaler's moments, casts, duplicates, devices, threads."""
 
 import threading
 import tracemalloc
@@ -15,6 +15,7 @@ from torchsk._tensors import (
     as_numpy,
     as_rows,
     as_tensor,
+    as_weight,
     available_devices,
     merge_duplicates,
     one_thread,
@@ -173,8 +174,20 @@ def test_large_finite_values_pass():
 def test_as_numpy():
     tensor = torch.ones(3, requires_grad=True)
     assert isinstance(as_numpy(tensor), np.ndarray)
+    assert as_numpy(torch.ones(3, dtype=torch.bfloat16)).dtype == np.float32
     data = [1, 2]
     assert as_numpy(data) is data
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_weights(dtype):
+    weight = np.array([0.0, 0.25, 3.0])
+    tensor = as_weight(weight, CPU, dtype)
+    assert tensor.dtype == dtype
+    assert tensor.tolist() == weight.tolist()
+    for power in (1e-300, 1e-40, 1e300):
+        with pytest.raises(ValueError, match=r"^sample_weight.* must .* sum"):
+            as_weight(weight * power, CPU, torch.float32)
 
 
 # -- duplicates --

@@ -204,11 +204,9 @@ def test_warm_moments_are_taken_over(job_of):
 def test_steps_are_torchs(job_of, solver):
     """Gradient, penalty, clipping and update of two full batches, by autograd and torch.optim."""
     X, y = _data(50, 0, "multiclass")
-    params = {"solver": solver, "alpha": 5.0, "learning_rate_init": 0.1, "momentum": 0.0, "epsilon": 1e-14}
-    estimator = TorchClassifier(
-        **{**BASE, **params, "max_iter": 2}, nesterovs_momentum=False, max_grad_norm=0.5
-    )
-    estimator.set_params(random_state=0, batch_size=50)
+    estimator = TorchClassifier(**BASE, solver=solver, alpha=5.0, learning_rate_init=0.1)
+    estimator.set_params(momentum=0.0, nesterovs_momentum=False, epsilon=1e-14, max_grad_norm=0.5)
+    estimator.set_params(max_iter=2, batch_size=50, random_state=0)
     job = job_of(estimator, X, y)
     flat = torch.from_numpy(job.flat).float().requires_grad_()
     coefs, intercepts = job.spec.split(flat)
@@ -343,7 +341,9 @@ def test_sparse_rows_are_dense_rows(job_of, batch_size):
             **{**BASE, "batch_size": batch_size}, random_state=i, standardize=False
         )
         dense.append(job_of(estimator, X, y, X_val=X[:20], y_val=y[:20]))
-        sparse.append(job_of(estimator, sp.csr_array(X), y, X_val=sp.csc_array(X[:20]), y_val=y[:20]))
+        sparse.append(
+            job_of(estimator, sp.csr_array(X), y, X_val=sp.csc_array(X[:20]), y_val=y[:20])
+        )
     assert stack_key(dense[0]) != stack_key(sparse[0])
     expected = _alone(dense)
     assert_same(_alone(sparse), expected, tol=1e-4)
@@ -354,9 +354,7 @@ def test_shared_data_is_kept_once(job_of):
     """Jobs of one fold that share their tensors train as jobs with copies do."""
     jobs = _jobs(job_of, n_samples=[96] * 5, weights=(0,))
     first = jobs[0]
-    shared = [
-        replace(job, X=first.X, target=first.target, weight=first.weight) for job in jobs
-    ]
+    shared = [replace(job, X=first.X, target=first.target, weight=first.weight) for job in jobs]
     copies = [copy.deepcopy(job) for job in shared]
     assert_same(train(shared), train(copies), tol=1e-6)
 
@@ -442,7 +440,9 @@ TOGETHER_ANYWAY = {
 
 def _key(job_of, n=100, sparse=False, kind="multiclass", **params):
     X, y = _data(n, 0, kind)
-    return stack_key(job_of(TorchClassifier(**{**BASE, **params}), sp.csr_array(X) if sparse else X, y))
+    return stack_key(
+        job_of(TorchClassifier(**{**BASE, **params}), sp.csr_array(X) if sparse else X, y)
+    )
 
 
 @pytest.mark.parametrize("name", SEPARATE)
@@ -478,5 +478,5 @@ def test_number_of_models(job_of):
     jobs = [job_of(TorchClassifier(width), X, y) for width in sizes]
     numbers = [max_models(job) for job in jobs]
     assert numbers == sorted(numbers, reverse=True)
-    assert 4 <= numbers[-1] < numbers[0] <= 32
-    assert max_models(replace(jobs[-1], device=torch.device("cuda"))) > 32
+    assert 4 <= numbers[-1] < numbers[0]
+    assert max_models(replace(jobs[-1], device=torch.device("cuda"))) > numbers[0]

@@ -25,6 +25,8 @@ from torchsk import _stacking
 from torchsk._heads import Head, make_head
 from torchsk._mlp import ACTIVATIONS, INITS, NetworkSpec, draw_weights
 from torchsk._models import FittedMLP, FittedNetwork
+from torchsk._modules import FittedModule
+from torchsk._optimizers import class_of
 from torchsk._sklearn_compat import (
     CALLBACK_STATE,
     Interval,
@@ -41,6 +43,8 @@ from torchsk._tensors import (
     as_numpy,
     as_rows,
     as_tensor,
+    as_weight,
+    check_weights,
     is_mapped,
     merge_duplicates,
     resolve_device,
@@ -49,6 +53,11 @@ from torchsk._training import Lane, TrainingJob, TrainingResult, Validation
 
 # up to this many rows in one batch, duplicates are merged (DESIGN: k repeats = weight k, bitwise)
 MAX_ROWS_TO_MERGE = 1000
+# fitted attributes that solvers with epochs have
+CURVES = (
+    "loss_curve_", "validation_loss_curve_", "validation_scores_", "best_loss_",
+    "best_validation_score_",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "skorch_callbacks": [list, tuple, None],
     }  # fmt: skip
 
+    #: the fitted network
+    _model: Any
+
     # -- what the two estimators differ in --
 
     @abstractmethod
@@ -159,6 +171,13 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             if not self._is_classifier():
                 head.check_target(data.y)
             data = self._class_weights(data, incremental)
+            if data.weight is not None:
+                check_weights(data.weight)
+            if not head.per_sample and data.weight is not None:
+                raise ValueError(
+                    "sample_weight and class_weight must be None for a loss that returns one "
+                    f"number for a whole batch; got loss={self.loss!r} with weights."
+                )
             self._train(data, held_out, head, first, incremental)
         return self
 
@@ -170,8 +189,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             yield
         except BaseException:
             running = {name: vars(self)[name] for name in CALLBACK_STATE if name in vars(self)}
-            vars(self).clear()
-            vars(self).update(before | running)
+            self.__dict__.clear()
+            self.__dict__.update(before | running)
             raise
 
     def _check_data(
@@ -246,14 +265,23 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         whole = data
         training, held_out = self._split(data, held_out, rng, incremental)
         batch_size, n_rows_seen = self._resolve_batch_size(len(training)), len(training)
-        if self._merges_duplicates(training, batch_size, held_out, model):
+        if head.per_sample and self._merges_duplicates(training, batch_size, held_out, model):
             index, weight = merge_duplicates(training.X, training.y, training.weight)
             training = replace(training.take(index), weight=None if (weight == 1).all() else weight)
         if first:
             model = self._with_scalers(model, training)
         lane = self._lane(model)
         job = self._make_job(
-            model, lane, training, held_out, rng, device, batch_size, n_rows_seen, first, incremental
+            model,
+            lane,
+            training,
+            held_out,
+            rng,
+            device,
+            batch_size,
+            n_rows_seen,
+            first,
+            incremental,
         )
         tasks = callback_tasks(
             self,
@@ -287,16 +315,14 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         before = None if first else self._model
         n_features, dtype = data.X.shape[1], data.X.dtype.name
         if self.module is not None:
-            from torchsk import _skorch
-
-            return _skorch.FittedModule.start(
+            return FittedModule.start(
                 self.module, self.module_params, n_features, head, rng, before, dtype, device
             )
         head = head.on_logits
         spec = self._network_spec(n_features, head.n_outputs)
         if before is None:
             flat = draw_weights(spec, self.init, rng, self.activation)
-            return FittedMLP(spec, flat, head, None, None, dtype, device)
+            return FittedMLP(head, None, None, dtype, device, spec, flat)
         if not isinstance(before, FittedMLP) or spec.layer_sizes != before.spec.layer_sizes:
             fitted = before.spec.layer_sizes if isinstance(before, FittedMLP) else "a module"
             raise ValueError(
@@ -311,7 +337,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.module is None
             and self.skorch_callbacks is None
             and isinstance(self.solver, str)
-            and not _is_class(self.learning_rate)
+            and class_of(self.learning_rate) is None
         ):
             return None
         from torchsk import _skorch
@@ -325,7 +351,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Return the shape of the built-in network."""
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if isinstance(sizes, Sequence | np.ndarray) else [sizes]
-        if not all(isinstance(size, numbers.Integral) and size >= 1 for size in sizes):
+        if not all(isinstance(size, numbers.Integral) and int(size) >= 1 for size in sizes):
             raise ValueError(
                 "hidden_layer_sizes must be an int >= 1 or a sequence of them; "
                 f"got hidden_layer_sizes={self.hidden_layer_sizes!r}."
@@ -335,7 +361,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             _check_activation(activation)
         dropout = _one_per_layer("dropout", self.dropout, len(sizes))
         for p in dropout:
-            if not (isinstance(p, numbers.Real) and 0 <= p < 1):
+            if not (isinstance(p, numbers.Real) and 0 <= float(p) < 1):
                 raise ValueError(
                     "dropout must be a number in [0, 1), or a list with one per hidden layer; "
                     f"got dropout={self.dropout!r}."
@@ -369,6 +395,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         x_scaler, y_scaler = Standardizer.fit(data.X, data.weight, "X"), None
         if model.head.equivariant:
             y_scaler = Standardizer.fit(data.y, data.weight, "y")
+            y_scaler = Standardizer(*model.head.standardization(y_scaler.mean, y_scaler.scale))
         return replace(model, x_scaler=x_scaler, y_scaler=y_scaler)
 
     def _make_job(
@@ -390,6 +417,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             head = head.standardized(model.y_scaler.scale)
         dtype = torch.float64 if self.solver in FULL_BATCH_SOLVERS else torch.float32
 
+        # rounded weights would make one of two equal validation scores the better one
+        weight_dtype = dtype if device.type == "mps" else torch.float64
+
         def rows(data: Data, suffix: str = "") -> dict[str, Any]:
             y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
             target = head.encode(y)
@@ -402,7 +432,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 else as_tensor(target, None, device, dtype, "y" + suffix),
                 "weight": None
                 if data.weight is None
-                else torch.from_numpy(data.weight).to(device, dtype),
+                else as_weight(data.weight, device, weight_dtype if suffix else dtype),
             }
 
         stops_early = self.early_stopping and not incremental
@@ -411,7 +441,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         rule = UPDATE_RULES.get(self.solver)
         rate = self._resolve_rate()
         schedule = make_schedule(
-            "constant" if _is_class(self.learning_rate) else self.learning_rate,
+            self.learning_rate if class_of(self.learning_rate) is None else "constant",
             rate,
             solver=self.solver,
             power_t=self.power_t,
@@ -421,14 +451,16 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if state is not None and state.solver != (self.solver if lane is None else lane.key):
             state = None
         if state is not None:
-            schedule.resume(state.epoch, state.rate)
+            schedule.resume(state.epoch, state.rate, progress.n_samples_seen)
         max_grad_norm = self.max_grad_norm
         if max_grad_norm == "auto":
             max_grad_norm = None if rule is None else rule.default_max_grad_norm
+        spec: Any = getattr(model, "spec", None)  # a user's module has neither
+        flat: Any = getattr(model, "flat", None)
         return TrainingJob(
-            spec=model.spec,
+            spec=spec,
             head=head,
-            flat=model.flat,
+            flat=flat,
             rng=rng,
             device=device,
             solver=self.solver,
@@ -471,7 +503,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if self.scoring is None or self.scoring == "loss":
             return self.scoring
         fitted = copy.copy(self)
-        vars(fitted).pop("feature_names_in_", None)
+        fitted.__dict__.pop("feature_names_in_", None)
         fitted._model = model
         scorer = check_scoring(fitted, self.scoring)
         y = self._decode_y(held_out.y)
@@ -504,6 +536,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_scores_ = progress.validation_scores
             self.best_loss_ = None if stops_early else progress.best_loss
             self.best_validation_score_ = progress.best_score if stops_early else None
+        else:
+            for name in CURVES:
+                self.__dict__.pop(name, None)
         if result.interrupted:
             warnings.warn("Training interrupted by user.")
         if result.warning is not None:
@@ -514,14 +549,27 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _raw(self, X: Any) -> Tensor:
         """Validate X and return raw outputs (n_samples, n_outputs)."""
         check_is_fitted(self)
-        X = validate_data(
-            self,
-            as_numpy(X),
-            accept_sparse=["csr", "csc"],
-            dtype=(np.float64, np.float32),
-            reset=False,
-        )
+        if not self._needs_no_validation(X):
+            X = validate_data(
+                self,
+                as_numpy(X),
+                accept_sparse=["csr", "csc"],
+                dtype=(np.float64, np.float32),
+                reset=False,
+            )
         return self._model.raw(X)
+
+    def _needs_no_validation(self, X: Any) -> bool:
+        """Return whether X is what validation would return: it takes longer than to predict a row."""
+        return (
+            type(X) is np.ndarray
+            and X.dtype in (np.float64, np.float32)
+            and X.ndim == 2
+            and X.shape[0] > 0
+            and X.shape[1] == self.n_features_in_
+            and not hasattr(self, "feature_names_in_")
+            and bool(np.isfinite(X).all())
+        )
 
     @available_if(lambda self: hasattr(self, "_model"))
     def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -572,20 +620,17 @@ def _one_per_layer(name: str, value: Any, n_layers: int) -> tuple:
     return tuple(value)
 
 
-def _is_class(value: Any) -> bool:
-    """Return whether a parameter is a class or a functools.partial of one."""
-    return isinstance(getattr(value, "func", value), type)
-
-
 def _check_activation(activation: Any) -> None:
     """Raise unless it is in the table, or an nn.Module class without parameters."""
     if isinstance(activation, str) and activation in ACTIVATIONS:
         return
     if isinstance(activation, type) and issubclass(activation, nn.Module):
-        with suppress(TypeError):  # a class that needs arguments
-            if not list(activation().parameters()):
+        with suppress(TypeError, RuntimeError):  # needs arguments; refuses (2, 3)
+            module, z = activation().eval(), torch.full((2, 3), -1.0)
+            if module(z).shape == z.shape and z.eq(-1).all() and not list(module.parameters()):
                 return
     raise ValueError(
         f"activation must be one of {sorted(ACTIVATIONS)} or an nn.Module class without "
-        f"parameters; got activation={activation!r}."
+        "parameters that keeps the shape and works out of place; "
+        f"got activation={activation!r}."
     )

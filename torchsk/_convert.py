@@ -87,7 +87,7 @@ def from_sklearn(estimator: Any) -> Any:
     >>> X, y = load_iris(return_X_y=True)
     >>> mlp = make_pipeline(StandardScaler(), MLPClassifier((20,), max_iter=500, random_state=0))
     >>> net = from_sklearn(mlp.fit(X, y))
-    >>> (net.predict(X) == mlp.predict(X)).all()
+    >>> bool((net.predict(X) == mlp.predict(X)).all())
     True
     """
     return _replace(estimator, (MLPClassifier, MLPRegressor), _from_mlp)
@@ -108,7 +108,9 @@ def to_sklearn(estimator: Any) -> Any:
     Parameters
     ----------
     estimator : TorchClassifier, TorchRegressor, or estimator that holds some
-        As in `from_sklearn`, every one is replaced, at any depth.
+        As in `from_sklearn`, every one is replaced, at any depth. The grid of a search stays as it
+        is: over parameters that scikit-learn's MLP lacks, the search predicts but cannot be fitted
+        again.
 
     Returns
     -------
@@ -148,12 +150,22 @@ def to_sklearn(estimator: Any) -> Any:
 
 def _replace(holder: Any, kinds: tuple[type, ...], convert: Callable[[Any], Any]) -> Any:
     """Return a deep copy of the holder in which every instance of `kinds` is converted."""
-    found = list(_find(holder, kinds, set()))
-    if not found:
+    found = list(_find(holder, (*kinds, np.ma.MaskedArray), set()))
+    memo = {id(part): convert(part) for part in found if isinstance(part, kinds)}
+    if not memo:
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"estimator must be or hold a {names}; got {holder!r}.")
-    # deepcopy takes what its memo already has as the copy of an object
-    return copy.deepcopy(holder, {id(estimator): convert(estimator) for estimator in found})
+    # deepcopy takes what its memo already has as the copy of an object; masked arrays (the
+    # candidates in cv_results_) would not pass the memo on
+    for part in found:
+        if isinstance(part, np.ma.MaskedArray):
+            memo[id(part)] = _copy_masked(part, memo)
+    return copy.deepcopy(holder, memo)
+
+
+def _copy_masked(array: Any, memo: dict) -> Any:
+    data = copy.deepcopy(np.ma.getdata(array), memo)
+    return np.ma.array(data, mask=array.mask.copy(), fill_value=array.fill_value)
 
 
 def _find(part: Any, kinds: tuple[type, ...], seen: set[int]) -> Iterator[Any]:
@@ -164,16 +176,21 @@ def _find(part: Any, kinds: tuple[type, ...], seen: set[int]) -> Iterator[Any]:
     parts: Any = ()
     if isinstance(part, kinds):
         yield part
-    elif isinstance(part, dict):
+    if isinstance(part, dict):
         parts = part.values()
     elif isinstance(part, list | tuple | set | frozenset):
         parts = part
     elif isinstance(part, np.ndarray) and part.dtype == object:
         parts = np.asarray(part).ravel().tolist()
-    elif isinstance(part, BaseEstimator) or type(part).__module__.startswith("sklearn."):
+    elif not isinstance(part, kinds) and _has_parts(part):
         parts = getattr(part, "__dict__", {}).values()
     for inner in parts:
         yield from _find(inner, kinds, seen)
+
+
+def _has_parts(part: Any) -> bool:
+    """Return whether to look into the attributes of an object."""
+    return isinstance(part, BaseEstimator) or type(part).__module__.startswith("sklearn.")
 
 
 # -- from scikit-learn -----------------------------------------------------------------------------
@@ -207,26 +224,26 @@ def _from_mlp(mlp: Any) -> BaseTorchMLP:
     )
     state = _solver_state(mlp)
     est._set_fitted(
-        model, TrainingResult(model.flat, _progress(mlp), mlp.n_iter_, state, mlp.loss_)
+        model, TrainingResult(model.flat, _progress(mlp), mlp.n_iter_, state, float(mlp.loss_))
     )
     return est
 
 
 def _progress(mlp: Any) -> Progress:
-    """Return the record of the MLP's training."""
-    known = {name: getattr(mlp, name, None) for name in ("loss_curve_", "validation_scores_")}
+    """Return the record of the MLP's training; lbfgs leaves none."""
+    curve = [float(loss) for loss in getattr(mlp, "loss_curve_", ())]
+    scores = getattr(mlp, "validation_scores_", None)
     best_loss = getattr(mlp, "best_loss_", None)
     best_score = getattr(mlp, "best_validation_score_", None)
-    scores = known["validation_scores_"]
     return Progress(
         early_stopping=best_score is not None,
-        loss_curve=list(known["loss_curve_"] or ()),
-        validation_scores=None if scores is None else list(scores),
+        loss_curve=curve,
+        validation_scores=None if scores is None else [float(score) for score in scores],
         best_loss=np.inf if best_loss is None else float(best_loss),
         best_score=-np.inf if best_score is None else float(best_score),
         n_no_improvement=getattr(mlp, "_no_improvement_count", 0),
         n_samples_seen=int(mlp.t_),
-        n_epochs=len(known["loss_curve_"] or ()),
+        n_epochs=len(curve),
     )
 
 
@@ -242,6 +259,7 @@ def _solver_state(mlp: Any) -> SolverState | None:
     return SolverState(
         np.stack([pack(moment[:n_layers], moment[n_layers:]) for moment in moments]),
         n_steps=getattr(optimizer, "t", 0),
+        solver=mlp.solver,
         rate=optimizer.learning_rate if follows_schedule else mlp.learning_rate_init,
         epoch=len(mlp.loss_curve_),
     )
@@ -252,7 +270,8 @@ def _solver_state(mlp: Any) -> SolverState | None:
 
 def _to_mlp(est: BaseTorchMLP) -> Any:
     """Return scikit-learn's estimator, fitted if ours is."""
-    if est.module is not None:
+    model = getattr(est, "_model", None)
+    if est.module is not None if model is None else not isinstance(model, FittedMLP):
         raise ValueError(
             f"module must be None to become scikit-learn's MLP; got module={est.module!r}."
         )
@@ -262,18 +281,18 @@ def _to_mlp(est: BaseTorchMLP) -> Any:
         value = getattr(est, name)
         if name not in CHOICES or value in CHOICES[name]:
             params[name] = copy.deepcopy(value)
-    params |= {"learning_rate_init": est._resolve_rate(), "activation": _activation(est)}
-    loss = _loss(est, losses)
+    params |= {"learning_rate_init": est._resolve_rate(), "activation": _activation(est, model)}
+    loss = _loss(est, model, losses)
     mlp = theirs(**params | ({"loss": loss} if "loss" in params else {}))
     _copy_routing(est, mlp)
-    if hasattr(est, "_model"):
-        _set_fitted(mlp, est)
+    if model is not None:
+        _set_fitted(mlp, est, model)
     return mlp
 
 
-def _activation(est: BaseTorchMLP) -> str:
+def _activation(est: BaseTorchMLP, model: FittedMLP | None) -> str:
     """Return the one activation of the hidden layers, or raise."""
-    activation = est._model.spec.activations if hasattr(est, "_model") else est.activation
+    activation = est.activation if model is None else model.spec.activations
     several = isinstance(activation, list | tuple)
     names = list(dict.fromkeys(activation)) if several else [activation]
     if not names:  # no hidden layer
@@ -286,13 +305,13 @@ def _activation(est: BaseTorchMLP) -> str:
     return names[0]
 
 
-def _loss(est: BaseTorchMLP, losses: tuple[str, ...]) -> str:
+def _loss(est: BaseTorchMLP, model: FittedMLP | None, losses: tuple[str, ...]) -> str:
     """Return the name of the loss that has our head in scikit-learn's MLP, or raise."""
-    if hasattr(est, "_model"):
-        kind, head = getattr(est, "_kind", "regression"), est._model.head
-    else:
-        kind = "multiclass" if est._is_classifier() else "regression"
+    kind = getattr(est, "_kind", "multiclass" if est._is_classifier() else "regression")
+    if model is None:
         head = make_head(est.loss, est.loss_params, kind, 3).on_logits
+    else:
+        head = model.head
     for loss in losses:
         if make_head(loss, None, kind, head.n_targets).on_logits == head:
             return loss
@@ -302,10 +321,8 @@ def _loss(est: BaseTorchMLP, losses: tuple[str, ...]) -> str:
     )
 
 
-def _set_fitted(mlp: Any, est: BaseTorchMLP) -> None:
+def _set_fitted(mlp: Any, est: BaseTorchMLP, model: FittedMLP) -> None:
     """Give the MLP the fitted state of ours."""
-    model = est._model
-    assert isinstance(model, FittedMLP)
     if model.x_scaler is not None or model.y_scaler is not None:
         model = replace(model, dtype="float64")  # folding in float32 would cost digits
     for name in ATTRIBUTES:
@@ -323,5 +340,12 @@ def _set_fitted(mlp: Any, est: BaseTorchMLP) -> None:
 
 def _copy_routing(source: Any, target: Any) -> None:
     """Copy which metadata `set_fit_request` and its like have asked for."""
-    if hasattr(source, "_metadata_request"):
-        target._metadata_request = copy.deepcopy(source._metadata_request)
+    if not hasattr(source, "_metadata_request"):
+        return
+    asked, request = source.get_metadata_routing(), target.get_metadata_routing()
+    for method in ("fit", "partial_fit", "score"):
+        known = getattr(request, method)
+        for param, alias in getattr(asked, method).requests.items():
+            if param in known.requests:
+                known.add_request(param=param, alias=alias)
+    target._metadata_request = request

@@ -10,7 +10,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from torchsk._base import BaseTorchMLP
-
 from torchsk._sklearn_compat import StrOptions, check_partial_fit_first_call, fit_context
 
 
@@ -38,7 +37,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             class, default="sgd"
         "sgd", "adam" and "lbfgs" as in scikit-learn. "adamw" shrinks the weights by `alpha`
         directly (decoupled weight decay). "lbfgs" sees all rows at once and computes in float64.
-        An optimizer class of torch is run by skorch.
+        An optimizer class of torch, or a functools.partial of one, is run by skorch.
 
     alpha : float, default=0.0001
         L2 penalty on the weights (not on the intercepts), at least 0. As in scikit-learn, a batch
@@ -51,7 +50,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             torch.optim.lr_scheduler class, default="constant"
         Schedule of the learning rate. "invscaling" and "adaptive" are scikit-learn's and act with
         ``solver="sgd"``. "cosine" and "onecycle" are spread over `max_iter` epochs. A callable
-        gives the factor of an epoch, counted from 0. A scheduler class of torch is run by skorch.
+        gives the factor of an epoch, counted from 0. A scheduler class of torch, or a
+        functools.partial of one, is run by skorch.
 
     learning_rate_init : float or "auto", default="auto"
         Initial learning rate, above 0. "auto" is 0.05 for "sgd", 0.01 for "adagrad" and 0.001
@@ -115,7 +115,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
     module : nn.Module, nn.Module class or callable, default=None
         Your own network instead of the built-in one, trained by skorch. An instance is copied,
         never trained in place. A class or function is called as
-        ``module(n_features, n_outputs, **module_params)``; a class that takes neither is called
+        ``module(n_features, n_outputs, **module_params)``; one that takes neither is called
         with `module_params` alone.
 
     module_params : dict, default=None
@@ -422,7 +422,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         proba = self._model.head.inverse_link(raw).numpy()
         if self._kind != "binary":
             return proba
-        return np.hstack([1 - proba, proba])[:, -len(self.classes_) :]
+        return np.hstack([1 - proba, proba]) if len(self.classes_) == 2 else np.ones_like(proba)
 
     @available_if(lambda self: self._check_proba())
     def predict_log_proba(self, X):
@@ -519,13 +519,18 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
                 per_label = [per_label] * data.y.shape[1]
             weight = compute_sample_weight(per_label, data.y)
         else:
-            weight = compute_class_weight(
-                self.class_weight,
-                classes=self.classes_,
-                y=self.classes_[data.y],
-                sample_weight=data.weight,
-            )[data.y]
-        return replace(data, weight=weight if data.weight is None else weight * data.weight)
+            with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+                weight = compute_class_weight(
+                    self.class_weight,
+                    classes=self.classes_,
+                    y=self.classes_[data.y],
+                    sample_weight=data.weight,
+                )[data.y]
+        if data.weight is not None:  # "balanced" is infinite for a class without weight
+            weight = np.multiply(
+                weight, data.weight, out=np.zeros(len(weight)), where=data.weight > 0
+            )
+        return replace(data, weight=weight)
 
     def _check_proba(self):
         head = self._model.head if hasattr(self, "_model") else None
@@ -567,7 +572,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
             class, default="sgd"
         "sgd", "adam" and "lbfgs" as in scikit-learn. "adamw" shrinks the weights by `alpha`
         directly (decoupled weight decay). "lbfgs" sees all rows at once and computes in float64.
-        An optimizer class of torch is run by skorch.
+        An optimizer class of torch, or a functools.partial of one, is run by skorch.
 
     alpha : float, default=0.0001
         L2 penalty on the weights (not on the intercepts), at least 0. As in scikit-learn, a batch
@@ -580,7 +585,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
             torch.optim.lr_scheduler class, default="constant"
         Schedule of the learning rate. "invscaling" and "adaptive" are scikit-learn's and act with
         ``solver="sgd"``. "cosine" and "onecycle" are spread over `max_iter` epochs. A callable
-        gives the factor of an epoch, counted from 0. A scheduler class of torch is run by skorch.
+        gives the factor of an epoch, counted from 0. A scheduler class of torch, or a
+        functools.partial of one, is run by skorch.
 
     learning_rate_init : float or "auto", default="auto"
         Initial learning rate, above 0. "auto" is 0.02 for "sgd", 0.01 for "adagrad" and 0.001
@@ -639,7 +645,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
     module : nn.Module, nn.Module class or callable, default=None
         Your own network instead of the built-in one, trained by skorch. An instance is copied,
         never trained in place. A class or function is called as
-        ``module(n_features, n_outputs, **module_params)``; a class that takes neither is called
+        ``module(n_features, n_outputs, **module_params)``; one that takes neither is called
         with `module_params` alone.
 
     module_params : dict, default=None
@@ -877,7 +883,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X):
+    def predict(self, X, return_std=False):
         """Predict target values.
 
         Parameters
@@ -885,16 +891,49 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The rows to predict.
 
+        return_std : bool, default=False
+            Whether to return the standard deviations as well; only for ``loss="gaussian"``.
+
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            The predicted values, in the dtype of X.
+            The predicted values, in the dtype of X. A list of quantiles adds a last axis.
+
+        y_std : ndarray of the shape of y
+            Standard deviations; only with ``return_std=True``.
         """
-        raw = self._raw(X)
-        prediction = self._model.head.inverse_link(raw).numpy()
-        return prediction[:, 0] if prediction.shape[1] == 1 else prediction
+        raw, head = self._raw(X), self._model.head
+        prediction = head.as_prediction(head.inverse_link(raw).numpy())
+        if not return_std:
+            return prediction
+        y_scaler = self._model.y_scaler
+        deviation = head.deviation(raw, 1.0 if y_scaler is None else y_scaler.scale)
+        return prediction, head.as_prediction(deviation.numpy())
+
+    def score(self, X, y, sample_weight=None):
+        """Return R^2, or for quantiles D^2: the explained share of the pinball loss.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Test rows.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their targets.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            At most 1, averaged over outputs and quantiles.
+        """
+        return self._model.head.score_prediction(y, self.predict(X), sample_weight)
 
     def _check_y(self, y, learn, complete=False):
+        if hasattr(y, "toarray"):
+            raise TypeError("y must be dense, not sparse: use y.toarray().")
         return y.reshape(len(y), -1).astype(np.float64)
 
     def _decode_y(self, y):

@@ -116,6 +116,18 @@ class Head(ABC):
             (gradient,) = torch.autograd.grad(self.loss(leaf.requires_grad_(), target).sum(), leaf)
         return gradient.contiguous()  # autograd may return one number, expanded
 
+    def standardization(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (center, scale) to standardise y by, given its mean and its deviation."""
+        return mean, scale
+
+    def standardized(self, scale: np.ndarray) -> "Head":
+        """Return the head for targets divided by scale (n_targets,); only if equivariant."""
+        return self
+
+    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (offset, factor), each (n_outputs,), that bring raw back to y's own unit."""
+        return mean, scale
+
     @abstractmethod
     def inverse_link(self, raw: Tensor) -> Tensor:
         """Return the mean, or the probabilities, that raw stands for."""
@@ -145,7 +157,9 @@ class ClassificationHead(Head):
 
     def score(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> float:
         """Return the accuracy (of the whole row in multilabel problems)."""
-        return float(_average(self._is_correct(raw, target).to(torch.float64), weight))
+        # by numpy, as accuracy_score: equal scores must be equal to the last bit
+        correct = self._is_correct(raw, target).cpu().numpy()
+        return float(np.average(correct, weights=None if weight is None else weight.cpu().numpy()))
 
     @abstractmethod
     def _is_correct(self, raw: Tensor, target: Tensor) -> Tensor:
@@ -244,18 +258,6 @@ class RegressionHead(Head):
     def inverse_link(self, raw: Tensor) -> Tensor:
         """Return the predicted numbers, (..., n_samples, n_targets)."""
         return raw
-
-    def standardization(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (center, scale) to standardise y by, given its mean and its deviation."""
-        return mean, scale
-
-    def standardized(self, scale: np.ndarray) -> "RegressionHead":
-        """Return the head for targets divided by scale (n_targets,); only if equivariant."""
-        return self
-
-    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (offset, factor), each (n_outputs,), that bring raw back to y's own unit."""
-        return mean, scale
 
     def as_prediction(self, values: np.ndarray) -> np.ndarray:
         """Return values (n_samples, n_columns) in the shape that `predict` returns."""
@@ -768,6 +770,7 @@ class PositiveHead(RegressionHead):
     """
 
     out_activation = "exp"
+    equivariant = True
     #: the deviance's power: the variance of y grows as mean^power
     power: float
 

@@ -114,7 +114,7 @@ def make_activation(activation: str | type[nn.Module]) -> Activation:
     """Return the table's activation, or one made of a parameter-free elementwise nn.Module class."""
     if isinstance(activation, str):
         return ACTIVATIONS[activation]
-    module = activation()
+    module = activation().eval()  # RReLU and its like: no draws of torch's global generator
 
     def backward_(delta: Tensor, z: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -215,7 +215,7 @@ def draw_weights(
     with torch.no_grad(), seeded_torch(seed) if callable(init) else nullcontext():
         for coef in spec.split(flat)[0]:
             # nn.Linear's layout: fans are right
-            weight = torch.empty(coef.shape[1], coef.shape[0], dtype=torch.float32)
+            weight = torch.zeros(coef.shape[1], coef.shape[0], dtype=torch.float32)
             fill_(weight)
             coef[...] = weight.numpy().T
     return flat
@@ -236,9 +236,10 @@ class Network:
         self.activations = [make_activation(name) for name in spec.activations]
         coefs, intercepts = spec.split(flat)
         self.coefs: list[Tensor] = coefs
-        self.weights: list[Tensor] = [coef.mT for coef in coefs]  # (..., fan_out, fan_in), contiguous
+        # (..., fan_out, fan_in), contiguous
+        self.weights: list[Tensor] = [coef.mT for coef in coefs]
         stacked = flat.ndim == 2
-        self.intercepts: list[Tensor] = [b.unsqueeze(1) for b in intercepts] if stacked else intercepts
+        self.intercepts: list[Tensor] = [b.unsqueeze(1) if stacked else b for b in intercepts]
         self._affine = torch.baddbmm if stacked else torch.addmm
         self._matmul = torch.bmm if stacked else torch.mm
         self._sizes = [

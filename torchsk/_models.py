@@ -10,14 +10,16 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from torchsk._heads import Head, RegressionHead
+from torchsk._heads import Head
 from torchsk._mlp import Network, NetworkSpec, make_module, pack
 from torchsk._tensors import Standardizer, available_devices
 
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # numbers per layer and chunk when predicting: stays in the cache of a core
 CHUNK_SIZE = 1_000_000
 
 
+@dataclass(frozen=True)
 class FittedNetwork(ABC):
     """A network with its head and its scalers: all that prediction needs.
 
@@ -38,10 +40,10 @@ class FittedNetwork(ABC):
     dtype: str
     device: str
 
-    #: shape, weights and number of layers of the built-in network, else None
-    spec: Any
-    flat: Any
-    n_layers: Any
+    @property
+    @abstractmethod
+    def n_layers(self) -> int | None:
+        """Number of layers, input and output included, where it is known."""
 
     @abstractmethod
     def trainable(self) -> nn.Module:
@@ -84,23 +86,31 @@ class FittedNetwork(ABC):
 
         Inputs are standardised in float64.
         """
-        device = torch.device(self.device if self.device in available_devices() else "cpu")
+        there = self.device == "cpu" or self.device in available_devices()
+        device = torch.device(self.device if there else "cpu")
         predict, dtype = self._predictor(X.dtype, device)
-        offset, factor = (values.astype(X.dtype) for values in self._raw_affine())
-        raw = torch.empty(X.shape[0], len(offset), dtype=torch.from_numpy(offset).dtype)
         with torch.no_grad():
-            for rows in self._chunks(X.shape[0]):
-                part = predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device))
-                raw[rows] = part.cpu()
+            parts = [
+                predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
+                for rows in self._chunks(X.shape[0])
+            ]
+            raw = parts[0] if len(parts) == 1 else torch.cat(parts)
+            raw = raw.to(DTYPES[X.dtype.name])
             if self.y_scaler is not None:
-                raw.mul_(torch.from_numpy(factor)).add_(torch.from_numpy(offset))
+                offset, factor = map(torch.from_numpy, self._raw_affine())
+                raw = raw * factor.to(raw.dtype) + offset.to(raw.dtype)
+        if not bool(torch.isfinite(raw).all()):
+            raise ValueError(
+                f"X must give outputs within the range of {X.dtype}; got outputs that are not "
+                f"finite, from values in X up to {abs(X).max():.3g}."
+            )
         return raw
 
     def _chunks(self, n_rows: int) -> Iterator[slice]:
         step = max(1, CHUNK_SIZE // self.widest)
         return (slice(start, start + step) for start in range(0, n_rows, step))
 
-    def _inputs(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    def _inputs(self, X: Any, dtype: np.dtype) -> np.ndarray:
         """Return dense, standardised and writable inputs."""
         if sp.issparse(X):
             X = X.toarray()
@@ -113,8 +123,8 @@ class FittedNetwork(ABC):
         """Return (offset, factor), float64 (n_outputs,), from standardised to y's own unit."""
         if self.y_scaler is None:
             return np.zeros(self.head.n_outputs), np.ones(self.head.n_outputs)
-        assert isinstance(self.head, RegressionHead)
-        return self.head.raw_affine(self.y_scaler.mean, self.y_scaler.scale)
+        head: Any = self.head  # of a regressor
+        return head.raw_affine(self.y_scaler.mean, self.y_scaler.scale)
 
 
 @dataclass(frozen=True)
@@ -126,22 +136,10 @@ class FittedMLP(FittedNetwork):
     spec : NetworkSpec
     flat : ndarray of shape (n_params,)
         Weights, for standardised inputs and targets.
-    head : Head
-        The head in the unit of the user's y.
-    x_scaler, y_scaler : Standardizer or None
-    dtype : str
-        dtype of the X that was fitted.
-    device : str
-        Where predictions are computed, if it is there.
     """
 
     spec: NetworkSpec
     flat: np.ndarray
-    head: Head
-    x_scaler: Standardizer | None
-    y_scaler: Standardizer | None
-    dtype: str
-    device: str
 
     @property
     def n_layers(self) -> int:
@@ -167,7 +165,7 @@ class FittedMLP(FittedNetwork):
         return make_module(self.spec, *self.spec.split(self.flat))
 
     def weights_of(self, net: Any) -> np.ndarray:
-        """Return the flat weights (n_params,) of the trained nn.Sequential; inverse of trainable."""
+        """Return the flat weights (n_params,) of the nn.Sequential: the inverse of trainable."""
         layers = [layer for layer in net.module_ if isinstance(layer, nn.Linear)]
         return pack(
             [layer.weight.detach().cpu().numpy().T for layer in layers],

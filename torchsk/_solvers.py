@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.optimize
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
 
 def as_column(values: Sequence[float] | np.ndarray, like: Tensor) -> Tensor:
     """Return the common value as a scalar tensor, or a column (n_models, 1) of the values."""
@@ -115,7 +117,9 @@ class Adam(UpdateRule):
         denominator = torch.sqrt(v, out=gradient).add_(epsilon)
         weights.sub_(torch.div(m, denominator, out=gradient).mul_(rate))
 
-    def _fused_step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
+    def _fused_step_(
+        self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor
+    ) -> None:
         """Do the same in the one pass of torch's fused kernel.
 
         Its own bias correction, which treats epsilon differently, is switched off by a step number
@@ -218,9 +222,10 @@ class Schedule:
         self.epoch += 1
         self.rate = self.at(self.epoch, n_samples_seen)
 
-    def resume(self, epoch: int, rate: float) -> None:
-        """Go on where an earlier run ended."""
-        self.epoch, self.rate = epoch, rate
+    def resume(self, epoch: int, rate: float, n_samples_seen: int | None = None) -> None:
+        """Go on where an earlier run ended: at its rate, or as if rate_0 had always been this."""
+        self.epoch = epoch
+        self.rate = rate if n_samples_seen is None else self.at(epoch, n_samples_seen)
 
     def after_plateau(self) -> str | None:
         """React to a run that no longer improves: None ends it, words go on."""
@@ -243,6 +248,10 @@ class Adaptive(Schedule):
     def after_epoch(self, n_samples_seen: int) -> None:
         """Keep the rate."""
         self.epoch += 1
+
+    def resume(self, epoch: int, rate: float, n_samples_seen: int | None = None) -> None:
+        """Go on with the rate that the plateaus have left."""
+        self.epoch, self.rate = epoch, rate
 
     def after_plateau(self) -> str | None:
         """Divide the rate by 5 unless it is at the bottom."""
@@ -324,11 +333,13 @@ def minimize_lbfgs(
     callback: Callable[[Any], None] | None = None,
 ) -> scipy.optimize.OptimizeResult:
     """Minimise objective(flat) -> (loss, gradient) with scipy's L-BFGS-B (Zhu et al. 1997)."""
-    return scipy.optimize.minimize(
-        objective,
-        flat,
-        method="L-BFGS-B",
-        jac=True,
-        callback=callback,
-        options={"maxiter": max_iter, "maxfun": max_fun, "gtol": tol},
-    )
+    # scipy's own vector operations are too small for the threads of its OpenBLAS
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        return scipy.optimize.minimize(
+            objective,
+            flat,
+            method="L-BFGS-B",
+            jac=True,
+            callback=callback,
+            options={"maxiter": max_iter, "maxfun": max_fun, "gtol": tol},
+        )

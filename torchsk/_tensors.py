@@ -101,8 +101,9 @@ class Standardizer:
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Return (X - mean) / scale in float64."""
-        Z = np.subtract(X, self.mean, dtype=np.float64)
-        return np.divide(Z, self.scale, out=Z)
+        with np.errstate(over="ignore"):  # who takes the result looks at its range
+            Z = np.subtract(X, self.mean, dtype=np.float64)
+            return np.divide(Z, self.scale, out=Z)
 
     def inverse_transform(self, Z: np.ndarray) -> np.ndarray:
         """Return Z * scale + mean."""
@@ -249,6 +250,24 @@ def as_tensor(
     return out.to(device)
 
 
+def as_weight(weight: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return sample weights (n_samples,) cast and on the device."""
+    check_weights(weight)
+    return torch.from_numpy(weight).to(device, dtype)
+
+
+def check_weights(weight: np.ndarray) -> None:
+    """Raise unless none is negative and training can divide by their sum."""
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not (1e-30 < total < 3e38 and weight.min() >= 0):
+        raise ValueError(
+            "sample_weight, times class_weight, must be >= 0 and have a sum that float32 can "
+            f"divide by (about 1e-30 to 3e38); got weights from {weight.min():g} to "
+            f"{weight.max():g} with a sum of {total:g}."
+        )
+
+
 def _check_range(array: np.ndarray, name: str) -> None:
     """Raise when a cast to float32 made values infinite."""
     for rows in _chunks(len(array), array[:1].size):
@@ -300,4 +319,7 @@ def _row_keys(X: Any, y: np.ndarray) -> Iterator[bytes]:
 
 def as_numpy(data: Any) -> Any:
     """Return a torch tensor as an array; everything else unchanged."""
-    return data.detach().cpu().numpy() if isinstance(data, Tensor) else data
+    if not isinstance(data, Tensor):
+        return data
+    data = data.detach().cpu()
+    return (data.float() if data.dtype == torch.bfloat16 else data).numpy()

@@ -32,7 +32,7 @@ from torchsk._tensors import Rows, one_thread
 # large data
 BLOCK_SIZE = 4_000_000
 # numbers that the weights, gradients and batches of a stack may fill before they leave the cache
-CACHE_SIZE = 400_000
+CACHE_SIZE = 1_000_000
 # multiply-adds of a forward pass from which a second core pays; below, its barriers cost more, and
 # on a busy machine a hundred times more
 PARALLEL_SIZE = 2**25
@@ -74,9 +74,7 @@ class Lane(Protocol):
     def key(self) -> Hashable:
         """What a later call must share to go on with the solver's state."""
 
-    def train(
-        self, job: "TrainingJob", should_stop: Callable[[], bool] | None
-    ) -> "TrainingResult":
+    def train(self, job: "TrainingJob", should_stop: Callable[[], bool] | None) -> "TrainingResult":
         """Train one job."""
 
 
@@ -136,7 +134,8 @@ class TrainingResult:
 
 def stack_key(job: TrainingJob) -> Hashable | None:
     """Return what jobs must share to train together; None for jobs that train alone."""
-    if job.lane is not None or job.solver in FULL_BATCH_SOLVERS:
+    alone = job.lane is not None or job.solver in FULL_BATCH_SOLVERS
+    if alone or not job.head.per_sample:
         return None
     n_batches = -(-job.X.n_rows // job.batch_size)
     # one batch that holds all rows may be padded, up to twice its length
@@ -152,7 +151,7 @@ def max_models(job: TrainingJob) -> int:
     if job.device.type != "cpu":
         return 1024
     per_model = 3 * job.spec.n_params + 4 * job.batch_size * sum(job.spec.layer_sizes)
-    return max(4, min(32, CACHE_SIZE // per_model))
+    return max(16, min(64, CACHE_SIZE // per_model))
 
 
 def train(
@@ -168,9 +167,9 @@ def train(
     """
     if jobs[0].lane is not None:
         return [jobs[0].lane.train(job, should_stop) for job in jobs]
-    if jobs[0].solver in FULL_BATCH_SOLVERS:
-        return [_train_full_batch(job, should_stop) for job in jobs]
     with torch.no_grad(), one_thread() if _is_small(jobs) else nullcontext():
+        if jobs[0].solver in FULL_BATCH_SOLVERS:
+            return [_train_full_batch(job, should_stop) for job in jobs]
         return _Stack(jobs).run(should_stop)
 
 
@@ -233,7 +232,7 @@ class _Stack:
         parts, offsets = _distinct(
             [job.X for job in jobs], [(job.target, job.weight) for job in jobs]
         )
-        self.X = type(first.X).concatenate([jobs[i].X for i in parts])
+        self.X: Rows = type(first.X).concatenate([jobs[i].X for i in parts])  # type: ignore[misc]
         self.target = torch.cat([jobs[i].target for i in parts])
         self.weight = None
         if any(job.weight is not None for job in jobs):
@@ -307,8 +306,8 @@ class _Stack:
             np.array([model.n_steps for model in self.models]),
             self.plan.n_batches,
         )
-        steps = torch.tensor(rates, dtype=torch.float32, device=self.device)
-        steps = (steps.squeeze(1) if len(self.models) == 1 else steps.unsqueeze(2)).unbind()
+        table = torch.tensor(rates, dtype=torch.float32, device=self.device)
+        steps = (table.squeeze(1) if len(self.models) == 1 else table.unsqueeze(2)).unbind()
         loss = torch.zeros(len(self.models), dtype=torch.float64, device=self.device)
         for block in self._blocks():
             if should_stop is not None and should_stop():
@@ -803,9 +802,10 @@ def _train_full_batch(
                 None
                 if found.status == 0
                 else (
-                    f"lbfgs failed to converge after {n_iter} iteration(s) (status={found.status}):\n"
-                    f"{found.message}\n\nIncrease max_iter={job.max_iter} or max_fun={job.max_fun}, or "
-                    "scale the data (standardize=True)."
+                    f"lbfgs failed to converge after {n_iter} iteration(s) "
+                    f"(status={found.status}):\n{found.message}\n\nIncrease "
+                    f"max_iter={job.max_iter} or max_fun={job.max_fun}, or scale the data "
+                    "(standardize=True)."
                 )
             )
         except KeyboardInterrupt:

@@ -1,0 +1,116 @@
+"""Update rules as torch optimizers, and what an optimizer class of torch is given."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchsk._solvers import SOLVERS, UPDATE_RULES, UpdateRule
+
+
+class RuleOptimizer(Optimizer):
+    """An update rule of the first lane as a torch optimizer.
+
+    All it needs is in `param_groups`, so it is saved and loaded as any other.
+    """
+
+    def __init__(self, params: Any, **options: Any):
+        super().__init__(params, options)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._update_([p for p in group["params"] if p.grad is not None], group)
+        return loss
+
+    def _update_(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update the parameters of one group."""
+        if not parameters:
+            return
+        rule, rates = self._rule(group, parameters[0]), dict[int, Tensor]()
+        for parameter in parameters:
+            weights, gradient = parameter.reshape(1, -1), parameter.grad
+            assert gradient is not None
+            state = self.state[parameter]
+            if not state:
+                state["moments"] = weights.new_zeros(rule.n_moments, *weights.shape)
+                state["n_steps"] = 0
+            n_steps = state["n_steps"]
+            if n_steps not in rates:
+                rate = rule.rates(np.array([group["lr"]]), np.array([n_steps]), 1)
+                rates[n_steps] = weights.new_tensor(rate[0, 0])
+            state["n_steps"] = n_steps + 1
+            if rule.decoupled and parameter.ndim > 1:
+                weights.mul_(1 - group["lr"] * group["alpha"])
+            gradient = gradient.reshape(1, -1).clone()  # rules write over it
+            rule.step_(weights, gradient, state["moments"], rates[n_steps])
+            if not parameter.is_contiguous():  # weights are a copy
+                parameter.copy_(weights.reshape(parameter.shape))
+
+    def _rule(self, group: dict[str, Any], like: Tensor) -> UpdateRule:
+        """Return the group's rule, made anew when its numbers have changed."""
+        make = UPDATE_RULES[group["solver"]]
+        key = (make, like.device, group["nesterov"], *(group[n] for n in make.hyper_parameters))
+        if vars(self).get("_made", (None,))[0] != key:
+            values = {name: [group[name]] for name in make.hyper_parameters}
+            self._made = key, make(values, group["nesterov"], like)
+        return self._made[1]
+
+
+def class_of(value: Any) -> type | None:
+    """Return the class that a class, or a functools.partial of one, makes; else None."""
+    value = getattr(value, "func", value)
+    return value if isinstance(value, type) else None
+
+
+def optimizer_options(
+    solver: Any, values: Mapping[str, float], nesterov: bool, alpha: float
+) -> tuple[Any, dict[str, Any]]:
+    """Return (what makes the optimizer, its options without the rate).
+
+    An optimizer class gets those of momentum, nesterov, betas and eps that it knows, unless a
+    functools.partial has set them; alpha is in the loss then.
+    """
+    if solver in UPDATE_RULES:
+        return RuleOptimizer, {"solver": solver, "nesterov": nesterov, "alpha": alpha, **values}
+    cls = class_of(solver)
+    if cls is None or not issubclass(cls, Optimizer):
+        raise ValueError(
+            f"solver must be one of {sorted(SOLVERS)}, a torch.optim.Optimizer class or a "
+            f"functools.partial of one; got solver={solver!r}."
+        )
+    momentum, betas = values["momentum"], (values["beta_1"], values["beta_2"])
+    options = {
+        "momentum": momentum,
+        "nesterov": nesterov and momentum > 0,
+        "betas": betas,
+        "eps": values["epsilon"],
+    }
+    parameters = inspect.signature(cls).parameters
+    return solver, {
+        name: value
+        for name, value in options.items()
+        if name in parameters
+        and name not in getattr(solver, "keywords", {})
+        # Adafactor's eps is two numbers
+        and isinstance(parameters[name].default, tuple) == isinstance(value, tuple)
+    }
+
+
+def resume(optimizer: Optimizer, before: Optimizer) -> None:
+    """Go on with the moments and the rate of another optimizer; other options are one's own."""
+    saved = before.state_dict()
+    groups = [
+        {**old, **new, "lr": old["lr"]}
+        for old, new in zip(saved["param_groups"], optimizer.state_dict()["param_groups"])
+    ]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
