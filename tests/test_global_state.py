@@ -81,6 +81,7 @@ def unusual_state():
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.manual_seed(123), np.random.seed(124), random.seed(125)  # noqa: NPY002
     torch.rand(3), np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
+    nn.utils.skip_init(nn.Linear, 1, 1)  # imports sympy, which adds a warning filter, once
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("medium")
     try:

@@ -448,7 +448,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             max_iter=self.max_iter,
         )
         state = self._solver_state if incremental and not first else None
-        if state is not None and state.solver != (self.solver if lane is None else lane.key):
+        memory = self.solver if lane is None else lane.key
+        if state is not None and memory != state.solver:
             state = None
         if state is not None:
             schedule.resume(state.epoch, state.rate, progress.n_samples_seen)

@@ -9,9 +9,10 @@ import copy
 import dis
 import math
 import pickle
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace, TracebackType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,29 +113,18 @@ class Batches(Dataset):
 
 
 class _Net(NeuralNet):
-    """What our nets change in skorch's: the loss and its record, checks, and how they are saved.
-
-    Attributes
-    ----------
-    head_ : Head
-    alpha_ : float
-        Penalty on parameters of two or more dimensions.
-    max_grad_norm_ : float or None
-    rate_ : float
-        The last rate that the schedule has set.
-    best_losses_ : dict from str to float
-    schedules_ : dict from str to dict
-        States of torch's schedulers, by the names of their callbacks.
-    given_ : list or None
-        The user's callbacks as they were given; not saved.
-    """
+    """What our nets change in skorch's: the loss and its record, checks, and how they are saved."""
 
     head_: Head
+    #: penalty on parameters of two or more dimensions
     alpha_: float
     max_grad_norm_: float | None
+    #: the rate that the schedule has set last
     rate_: float
     best_losses_: dict[str, float]
+    #: states of torch's schedulers, by the names of their callbacks
     schedules_: dict[str, dict]
+    #: the user's callbacks as they were given; not saved
     given_: list | None
 
     def get_default_callbacks(self) -> list:
@@ -411,23 +401,17 @@ def _make_callback(given: Any) -> Any:
 
 def _is_request(interrupt: KeyboardInterrupt) -> bool:
     """Return whether a callback has raised it to stop, as EarlyStopping does; else it is Ctrl-C."""
-    *_, last = _tracebacks(interrupt)
-    code, callback = last.tb_frame.f_code.co_code, last.tb_frame.f_locals.get("self")
-    return isinstance(callback, Callback) and dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"
-
-
-def _tracebacks(error: BaseException) -> Iterator[TracebackType]:
-    traceback = error.__traceback__
-    while traceback is not None:
-        yield traceback
-        traceback = traceback.tb_next
+    *_, (frame, _) = traceback.walk_tb(interrupt.__traceback__)
+    is_raised = dis.opname[frame.f_code.co_code[frame.f_lasti]] == "RAISE_VARARGS"
+    return is_raised and isinstance(frame.f_locals.get("self"), Callback)
 
 
 class _Run:
     """One training run of a net."""
 
     def __init__(self, lane: SkorchLane, job: TrainingJob):
-        self.job, self.network, self.net = job, lane.network, lane.make_net(job)
+        self.job, self.network, self.key = job, lane.network, lane.key
+        self.net = lane.make_net(job)
         # batch normalisation cannot train on one row
         min_rows = 2 if isinstance(self.network, FittedModule) else 1
         self.data = self._batches(job, job.rng if job.shuffle else None, min_rows)
@@ -519,23 +503,18 @@ class _Run:
 
     def _result(self, interrupted: bool) -> TrainingResult:
         job, net = self.job, self.net
-        state = warning = None
-        if self.ending == "diverged":
-            warning = f"{DIVERGED.format(epoch=self.n_iter)} The best weights so far were kept."
-        else:
-            rate, epoch = job.schedule.rate, job.schedule.epoch
-            key = ("skorch", job.solver)
-            state = NetState(np.empty(0), self.n_iter, rate, epoch, key, net)
-        if self.ending == "max_iter":
-            warning = max_iter_warning(job)
-        curve = job.progress.loss_curve
-        return TrainingResult(
+        schedule, curve = job.schedule, job.progress.loss_curve
+        result = TrainingResult(
             self.network.weights_of(net),
             job.progress,
             self.n_iter,
-            state,
-            curve[-1] if curve else math.nan,
-            warning,
-            interrupted,
-            net,
+            NetState(np.empty(0), self.n_iter, schedule.rate, schedule.epoch, self.key, net),
+            loss=curve[-1] if curve else math.nan,
+            warning=max_iter_warning(job) if self.ending == "max_iter" else None,
+            interrupted=interrupted,
+            net=net,
         )
+        if self.ending == "diverged":
+            message = DIVERGED.format(epoch=self.n_iter)
+            result.state, result.warning = None, f"{message} The best weights so far were kept."
+        return result
