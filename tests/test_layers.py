@@ -8,7 +8,11 @@ import pytest
 
 import torchsk
 
-ROOMS = {path.stem: path.read_text() for path in Path(torchsk.__file__).parent.glob("*.py")}
+PACKAGE = Path(torchsk.__file__).parent
+ROOMS = {path.stem: path.read_text() for path in PACKAGE.glob("*.py")}
+# a room of several files is one room to the others; inside it, registry -> losses -> base -> tools
+HEADS = {path.stem: path.read_text() for path in (PACKAGE / "_heads").glob("*.py")}
+ROOMS |= {"_heads": "\n".join(HEADS.values())}
 ARROWS = {
     "__init__": set(ROOMS) - {"__init__"},
     "_convert": {"_estimators", "_base", "_models", "_heads", "_mlp", "_solvers"}
@@ -32,7 +36,6 @@ ARROWS = {
     "_optimizers": {"_solvers"},
     "_training": {"_heads", "_mlp", "_solvers", "_stopping", "_tensors"},
     "_models": {"_heads", "_mlp", "_tensors"},
-    "_heads": {"_sklearn_compat"},
     "_mlp": {"_matmul", "_random"},
     "_tensors": {"_sklearn_compat"},
     "_compare": {"_displays"},
@@ -40,9 +43,9 @@ ARROWS = {
 every_room = pytest.mark.parametrize("room", sorted(ROOMS))
 
 
-def _imports(room):
-    """Yield (module, name) for every import of a room, wherever in the file it stands."""
-    for node in ast.walk(ast.parse(ROOMS[room])):
+def _imports(source):
+    """Yield (module, name) for every import, wherever in the source it stands."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -55,16 +58,24 @@ def _imports(room):
 def test_arrows_point_downwards(room):
     names = {
         part
-        for module, name in _imports(room)
+        for module, name in _imports(ROOMS[room])
         for part in f"{module}.{name}".split(".")[1:2]
         if module.split(".")[0] == "torchsk"
     }
-    assert names <= ARROWS.get(room, set())
+    assert names <= ARROWS.get(room, set()) | {room}
+
+
+@pytest.mark.parametrize("file", sorted(HEADS))
+def test_arrows_inside_the_room_of_heads(file):
+    order = ["tools", "base", "classification", "regression", "custom", "registry", "__init__"]
+    for module, _ in _imports(HEADS[file]):
+        if module.startswith("torchsk._heads."):
+            assert order.index(module.split(".")[2]) < order.index(file)
 
 
 @every_room
 def test_private_names_and_skorch_stay_in_their_rooms(room):
-    for module, name in _imports(room):
+    for module, name in _imports(ROOMS[room]):
         library, private = module.split(".")[0], re.search(r"(^|\.)_", f"{module}.{name}")
         assert room == "_sklearn_compat" or not (library == "sklearn" and private), (module, name)
         assert room == "_skorch" or library != "skorch"

@@ -1,0 +1,410 @@
+"""Losses of numbers."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.metrics import d2_pinball_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from torchsk._heads.base import RegressionHead
+from torchsk._heads.tools import (
+    MAX_EXPONENT,
+    TINY,
+    are_numbers,
+    constant,
+    is_number,
+    is_positive,
+    option,
+)
+
+
+class LocationHead(RegressionHead):
+    """A regression head whose predictions move and stretch with y; real numbers, raw as it is."""
+
+    equivariant = True
+
+    @property
+    def loss_scale(self) -> float:
+        """scikit-learn's MLP optimises the sum over outputs and reports the mean."""
+        return 1 / self.n_outputs
+
+
+class SquaredError(LocationHead):
+    """Half the squared error.
+
+    Domain: real numbers
+    Link:   raw = mean
+    Loss:   sum over outputs of (raw - target)^2 / 2; reported as the mean over outputs
+    """
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (raw - target).square().sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return raw - target."""
+        return raw - target
+
+
+class AbsoluteError(LocationHead):
+    """The absolute error.
+
+    Domain: real numbers
+    Link:   raw = median
+    Loss:   sum over outputs of |raw - target|; reported as the mean over outputs
+    """
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        return (raw - target).abs().sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return the sign of raw - target."""
+        return (raw - target).sign_()
+
+
+_THRESHOLD = (
+    "a number > 0, or one per target",
+    lambda value, head: are_numbers(value, TINY) and np.size(value) in (1, head.n_targets),
+)
+
+
+class _Threshold(LocationHead):
+    """An error that is quadratic up to a threshold and linear beyond it.
+
+    The threshold is in y's own unit. It rides along in the target, (y, threshold), so that fits
+    which standardise y by different scales (the folds of a cross-validation) have equal heads.
+    """
+
+    #: name of the threshold
+    _threshold: ClassVar[str]
+
+    def standardized(self, scale: np.ndarray) -> RegressionHead:
+        """Return the head whose threshold is divided by scale."""
+        threshold: Any = getattr(self, self._threshold) / scale
+        return replace(self, **{self._threshold: threshold})
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return (y, threshold), (n_samples, 2 * n_targets)."""
+        threshold = np.asarray(getattr(self, self._threshold), dtype=y.dtype)
+        return np.hstack([y, np.broadcast_to(threshold, y.shape)])
+
+    def decode(self, target: Tensor) -> Tensor:
+        return target[..., : self.n_targets]
+
+    def _error_and_threshold(self, raw: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return raw - target[..., : self.n_targets], target[..., self.n_targets :]
+
+
+@dataclass(frozen=True)
+class Huber(_Threshold):
+    """Huber's loss, as nn.HuberLoss.
+
+    Domain: real numbers
+    Link:   raw = mean of the samples nearer than delta, in y's own unit
+    Loss:   sum over outputs of e^2 / 2 if |e| <= delta else delta * (|e| - delta / 2),
+            e = raw - target; reported as the mean over outputs
+    """
+
+    delta: float | tuple[float, ...] = option(1.0, *_THRESHOLD, compare=False)
+
+    _threshold = "delta"
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        error, delta = self._error_and_threshold(raw, target)
+        size = error.abs()
+        near = torch.minimum(size, delta)
+        return (near * (size - 0.5 * near)).sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return the error, clipped at -delta and delta."""
+        error, delta = self._error_and_threshold(raw, target)
+        return error.clamp_(-delta, delta)
+
+
+@dataclass(frozen=True)
+class SmoothL1(_Threshold):
+    """Huber's loss divided by its threshold, as nn.SmoothL1Loss.
+
+    Domain: real numbers
+    Link:   raw = mean of the samples nearer than beta, in y's own unit
+    Loss:   sum over outputs of e^2 / (2 beta) if |e| < beta else |e| - beta / 2,
+            e = raw - target; reported as the mean over outputs
+    """
+
+    beta: float | tuple[float, ...] = option(1.0, *_THRESHOLD, compare=False)
+
+    _threshold = "beta"
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        error, beta = self._error_and_threshold(raw, target)
+        size = error.abs()
+        near = torch.minimum(size, beta)
+        return (near / beta * (size - 0.5 * near)).sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return error / beta, clipped at -1 and 1."""
+        error, beta = self._error_and_threshold(raw, target)
+        return error.div_(beta).clamp_(-1, 1)
+
+
+@dataclass(frozen=True)
+class Quantile(LocationHead):
+    """The pinball loss of one or several quantile levels; levels vary fastest in raw.
+
+    Domain: real numbers
+    Link:   raw = quantiles; predicted sorted, so that they never cross: sorting only brings them
+            nearer to the truth (Chernozhukov, Fernandez-Val, Galichon 2010, doi:10.3982/ECTA7880)
+    Loss:   sum over outputs of (q - [target < raw]) * (target - raw); reported as their mean
+    """
+
+    quantile: float | tuple[float, ...] = option(
+        0.5,
+        "a number in (0, 1), or an increasing list of them",
+        lambda value, head: (
+            are_numbers(value, TINY, 1.0) and bool(np.all(np.diff(np.atleast_1d(value)) > 0))
+        ),
+    )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The quantile levels, increasing."""
+        return self.quantile if isinstance(self.quantile, tuple) else (self.quantile,)
+
+    @property
+    def n_outputs(self) -> int:
+        """One per target and level."""
+        return self.n_targets * len(self.levels)
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return y, its columns repeated once per level, (n_samples, n_outputs)."""
+        return np.repeat(y, len(self.levels), axis=1)
+
+    def decode(self, target: Tensor) -> Tensor:
+        return target[..., :: len(self.levels)]
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        error = raw - target
+        return torch.maximum(-self._q(raw) * error, (1 - self._q(raw)) * error).sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return 1 - q where raw is above the target, else -q."""
+        return (raw > target).to(raw.dtype).sub_(self._q(raw))
+
+    def _q(self, raw: Tensor) -> Tensor:
+        """Return the level of every output, (n_outputs,)."""
+        return constant(self.levels * self.n_targets, raw)
+
+    def inverse_link(self, raw: Tensor) -> Tensor:
+        """Return the quantiles (..., n_outputs), sorted within every target."""
+        if len(self.levels) == 1:
+            return raw
+        return raw.unflatten(-1, (self.n_targets, -1)).sort(-1).values.flatten(-2)
+
+    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and scale, repeated once per level."""
+        return np.repeat(mean, len(self.levels)), np.repeat(scale, len(self.levels))
+
+    def as_prediction(self, values: np.ndarray) -> np.ndarray:
+        """Return (n_samples[, n_targets][, n_levels]): n_levels only for a list of levels."""
+        if not isinstance(self.quantile, tuple):
+            return super().as_prediction(values)
+        if self.n_targets == 1:
+            return values
+        return values.reshape(len(values), self.n_targets, -1)
+
+    def score(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> float:
+        """Return D^2, the explained share of the pinball loss, averaged over levels."""
+        y, quantiles = self.decode(target), self.inverse_link(raw)
+        arrays = [None if v is None else v.detach().cpu().numpy() for v in (y, quantiles, weight)]
+        return self.score_prediction(*arrays)  # type: ignore[arg-type]
+
+    def score_prediction(
+        self, y: np.ndarray, prediction: np.ndarray, sample_weight: np.ndarray | None = None
+    ) -> float:
+        y = np.reshape(y, (len(y), self.n_targets))
+        prediction = np.reshape(prediction, (len(y), self.n_targets, -1))
+        scores = [
+            d2_pinball_score(y, prediction[:, :, i], alpha=level, sample_weight=sample_weight)
+            for i, level in enumerate(self.levels)
+        ]
+        return float(np.mean(scores))
+
+
+class PositiveHead(RegressionHead):
+    """Half the Tweedie deviance of some power: y around a positive mean, with a log link.
+
+    Exponents are kept in [-60, 60], where float32 is at home; beyond, the loss goes on along its
+    tangent: finite, with the gradient of the border.
+
+    Deviances are homogeneous: y divided by a number has its means divided by it, which is an
+    offset of raw. So y is "standardised" by its mean, and a network that starts near raw = 0
+    starts near the mean.
+    """
+
+    out_activation = "exp"
+    equivariant = True
+    #: the deviance's power: the variance of y grows as mean^power
+    power: float
+
+    def check_target(self, y: np.ndarray) -> None:
+        """Raise a ValueError for y < 0 (power > 0), and y = 0 (power >= 2)."""
+        is_valid = y > 0 if self.power >= 2 else y >= 0
+        if self.power > 0 and not is_valid.all():
+            rule = "positive" if self.power >= 2 else "non-negative"
+            raise ValueError(
+                f"y must be {rule} for the {type(self).__name__} loss; "
+                f"got y in [{y.min():g}, {y.max():g}]."
+            )
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return half the deviance, (..., n_samples)."""
+        inner = self._within_limits(raw)
+        tangent = self._slope(inner.detach().clone(), target) * (raw - inner)
+        return (self._half_deviance(inner, target) + tangent).sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return the derivative of half the deviance."""
+        return self._slope(self._within_limits(raw), target)
+
+    def _within_limits(self, raw: Tensor) -> Tensor:
+        limit = MAX_EXPONENT / max(1.0, abs(1 - self.power), abs(2 - self.power))
+        return raw.clamp(-limit, limit)
+
+    @abstractmethod
+    def _half_deviance(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return half the deviance of every entry."""
+
+    @abstractmethod
+    def _slope(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return its derivative in raw, which is a temporary."""
+
+    def inverse_link(self, raw: Tensor) -> Tensor:
+        """Return exp(raw), the means; positive and finite."""
+        return raw.clamp(-MAX_EXPONENT, MAX_EXPONENT).exp_()
+
+    def standardization(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (0, mean); where the mean is not positive, (0, 1)."""
+        return np.zeros_like(mean), np.where(mean > 0, mean, 1.0)
+
+    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (log(scale), 1): a factor of y is an offset of raw."""
+        return np.log(scale), np.ones_like(scale)
+
+
+class Poisson(PositiveHead):
+    """Half the Poisson deviance.
+
+    Domain: target >= 0
+    Link:   raw = log(mean)
+    Loss:   sum over outputs of target * (log(target) - raw) - target + exp(raw)
+    """
+
+    power = 1.0
+
+    def _half_deviance(self, raw: Tensor, target: Tensor) -> Tensor:
+        return target * (target.clamp(min=TINY).log() - raw) - target + raw.exp()
+
+    def _slope(self, raw: Tensor, target: Tensor) -> Tensor:
+        return raw.exp_().sub_(target)
+
+
+class Gamma(PositiveHead):
+    """Half the gamma deviance.
+
+    Domain: target > 0
+    Link:   raw = log(mean)
+    Loss:   sum over outputs of exp(z) - z - 1, z = log(target) - raw
+    """
+
+    power = 2.0
+
+    def _half_deviance(self, raw: Tensor, target: Tensor) -> Tensor:
+        z = target.log() - raw
+        return z.expm1() - z
+
+    def _slope(self, raw: Tensor, target: Tensor) -> Tensor:
+        return raw.neg_().exp_().mul_(target).neg_().add_(1)
+
+
+@dataclass(frozen=True)
+class Tweedie(PositiveHead):
+    """Half the Tweedie deviance of a power; 0 is squared error, 1 Poisson, 2 gamma.
+
+    Domain: real (power <= 0), target >= 0 (power in (0, 2)) or target > 0 (power >= 2)
+    Link:   raw = log(mean)
+    Loss:   sum over outputs of max(target, 0)^(2 - power) / ((1 - power) (2 - power))
+            - target * mean^(1 - power) / (1 - power) + mean^(2 - power) / (2 - power)
+    """
+
+    power: float = option(1.5, "a finite number", lambda value, head: is_number(value))
+
+    def _half_deviance(self, raw: Tensor, target: Tensor) -> Tensor:
+        if self.power in LIMITS_OF_TWEEDIE:
+            return LIMITS_OF_TWEEDIE[self.power](self.n_targets)._half_deviance(raw, target)
+        a, b = 1 - self.power, 2 - self.power
+        best = (target.clamp(min=0) if self.power else target) ** b / (a * b)
+        return best - target * (a * raw).exp() / a + (b * raw).exp() / b
+
+    def _slope(self, raw: Tensor, target: Tensor) -> Tensor:
+        factor = (raw * (1 - self.power)).exp_()
+        return factor.mul_(raw.exp_().sub_(target))
+
+
+#: power -> what Tweedie's formula tends to there
+LIMITS_OF_TWEEDIE: dict[float, type[PositiveHead]] = {1: Poisson, 2: Gamma}
+
+
+@dataclass(frozen=True)
+class Gaussian(LocationHead):
+    """Log-likelihood of a normal distribution whose variance is learnt, as nn.GaussianNLLLoss.
+
+    Domain: real numbers
+    Link:   raw = (means, v), variance = softplus(v) + eps in standardised units
+    Loss:   sum over targets of (log(variance) + (mean - target)^2 / variance) / 2, plus
+            log(2 pi) / 2 if full; reported as the mean over targets
+    """
+
+    eps: float = option(1e-6, "a number > 0", lambda value, head: is_positive(value))
+    full: bool = option(False, "True or False", lambda value, head: isinstance(value, bool))
+
+    @property
+    def n_outputs(self) -> int:
+        """A mean and a variance per target."""
+        return 2 * self.n_targets
+
+    @property
+    def loss_scale(self) -> float:
+        """Report the mean over targets."""
+        return 1 / self.n_targets
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        mean, v = raw.tensor_split(2, -1)
+        variance = F.softplus(v) + self.eps
+        loss = 0.5 * (variance.log() + (mean - target).square() / variance).sum(-1)
+        return loss + 0.5 * self.n_targets * math.log(2 * math.pi) if self.full else loss
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return e / variance and sigmoid(v) (1 - e^2 / variance) / (2 variance), e the error."""
+        mean, v = raw.tensor_split(2, -1)
+        precision = F.softplus(v).add_(self.eps).reciprocal_()
+        error = mean - target
+        scaled = error * precision
+        slope = scaled.mul(error).neg_().add_(1).mul_(precision).mul_(torch.sigmoid(v)).mul_(0.5)
+        return torch.cat([scaled, slope], -1)
+
+    def inverse_link(self, raw: Tensor) -> Tensor:
+        """Return the means."""
+        return raw[..., : self.n_targets]
+
+    def deviation(self, raw: Tensor, scale: Any = 1.0) -> Tensor:
+        """Return the standard deviation (..., n_targets), times the scale of y."""
+        deviation = (F.softplus(raw[..., self.n_targets :]) + self.eps).sqrt()
+        return deviation * torch.as_tensor(scale, dtype=raw.dtype, device=raw.device)
+
+    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and scale for the means, 0 and 1 for v."""
+        return np.append(mean, np.zeros_like(mean)), np.append(scale, np.ones_like(scale))
