@@ -75,6 +75,8 @@ ERRORS = {
         "module": module, "learning_rate_init": 1e30, "max_grad_norm": None,
     },
 }  # fmt: skip
+
+
 @pytest.fixture
 def unusual_state():
     """A state in which a reset to some default would be seen."""

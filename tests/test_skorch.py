@@ -572,6 +572,12 @@ def test_divergence(diabetes):
             if len(net.history) == 4:
                 torch.nn.init.constant_(net.module_[0].weight, torch.nan)
 
+    with pytest.raises(ValueError, match="Training diverged"):
+        TorchClassifier(
+            module=lambda n, k: nn.Sequential(nn.Linear(n, k), nn.Sigmoid()), loss="bce",
+            skorch_callbacks=[Break], max_iter=9,
+        ).fit(X, y > 100)  # fmt: skip
+
     kept = TorchRegressor(
         module=mlp, early_stopping=True, random_state=0, skorch_callbacks=[Break], max_iter=9
     )

@@ -1,6 +1,7 @@
 """What both estimators share: validate -> head -> job -> train -> fitted attributes."""
 
 import copy
+import copyreg
 import numbers
 import warnings
 from abc import ABC, abstractmethod
@@ -80,9 +81,10 @@ class Data:
 class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """Base of TorchClassifier and TorchRegressor; `__init__` of the subclasses only stores."""
 
+    # views, not copies, of the tables: a name is valid once it has a row
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(numbers.Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple, type],
+        "activation": [StrOptions(ACTIVATIONS.keys()), list, tuple, type],
         "loss": [str, callable],
         "loss_params": [dict, None],
         "module": [nn.Module, callable, None],
@@ -90,10 +92,10 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "dropout": [Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
         "init": [StrOptions({"glorot_uniform", *INITS}), callable],
         "standardize": ["boolean", StrOptions({"auto"})],
-        "solver": [StrOptions(set(SOLVERS)), callable],
+        "solver": [StrOptions(SOLVERS.keys()), callable],
         "alpha": [Interval(numbers.Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions(set(SCHEDULES)), callable],
+        "learning_rate": [StrOptions(SCHEDULES.keys()), callable],
         "learning_rate_init": [
             StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="neither")
         ],
@@ -394,6 +396,11 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             return model
         x_scaler, y_scaler = Standardizer.fit(data.X, data.weight, "X"), None
         if model.head.equivariant:
+            if abs(data.y).max() > np.finfo(model.dtype).max:
+                raise ValueError(
+                    f"y must be within the range of {model.dtype}, the dtype of X, in which "
+                    "predictions are returned: scale it, or give X as float64."
+                )
             y_scaler = Standardizer.fit(data.y, data.weight, "y")
             y_scaler = Standardizer(*model.head.standardization(y_scaler.mean, y_scaler.scale))
         return replace(model, x_scaler=x_scaler, y_scaler=y_scaler)
@@ -561,7 +568,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return self._model.raw(X)
 
     def _needs_no_validation(self, X: Any) -> bool:
-        """Return whether X is what validation would return: it takes longer than to predict a row."""
+        """Return whether X is as validation would return it, which takes longer than a row."""
         return (
             type(X) is np.ndarray
             and X.dtype in (np.float64, np.float32)
@@ -592,6 +599,20 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if not hasattr(self, "_model"):
             raise AttributeError(f"{type(self).__name__} is not fitted yet.")
         return self._model.module()
+
+    # pickle and copy ask for __reduce_ex__ first; skops takes __getstate__ itself
+
+    def __reduce_ex__(self, protocol):
+        return copyreg.__newobj__, (type(self),), super().__getstate__()
+
+    def __getstate__(self):
+        if hasattr(self, "net_"):
+            raise TypeError(
+                "skops keeps no tensors, so it cannot save what skorch has trained (module=, "
+                "skorch_callbacks=, classes of torch): pickle the estimator, or keep its weights "
+                "with net_.save_params."
+            )
+        return super().__getstate__()
 
     def _is_classifier(self) -> bool:
         return is_classifier(self)

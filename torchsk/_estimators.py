@@ -660,8 +660,9 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         the intercepts at 0.
 
     standardize : bool or "auto", default="auto"
-        Whether inputs (and targets, where the loss allows it) are centred and scaled with the (weighted) statistics of the first
-        fit. Sparse inputs are scaled only. "auto" is True, and False with `module`.
+        Whether inputs (and targets, where the loss allows it) are centred and scaled with the
+        (weighted) statistics of the first fit. Sparse inputs are scaled only. "auto" is True, and
+        False with `module`.
 
     scoring : str, callable or None, default=None
         What early stopping watches: None is the score of the estimator (R2), "loss" the

@@ -111,7 +111,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def make_activation(activation: str | type[nn.Module]) -> Activation:
-    """Return the table's activation, or one made of a parameter-free elementwise nn.Module class."""
+    """Return the table's activation, or one made of a parameter-free nn.Module class."""
     if isinstance(activation, str):
         return ACTIVATIONS[activation]
     module = activation().eval()  # RReLU and its like: no draws of torch's global generator

@@ -64,7 +64,9 @@ def as_raw(output: Any, head: Head, n_samples: int) -> Tensor:
             f"module must return a tensor ({n_samples}, {head.n_outputs}) for {n_samples} rows; "
             f"got the shape {tuple(output.shape)}."
         )
-    head.check_raw(output.detach())
+    # not a number is for the stopping rules: training diverged
+    check_raw = Head.check_raw if bool(output.isnan().any()) else type(head).check_raw
+    check_raw(head, output.detach())
     return output
 
 

@@ -6,6 +6,7 @@ all models agree and a column (n_models, 1) where they differ: the same expressi
 
 import math
 from abc import ABC, abstractmethod
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -178,7 +179,7 @@ UPDATE_RULES: dict[str, type[UpdateRule]] = {
 #: solvers that see all rows at once; they train one model, in float64, and cannot partial_fit
 FULL_BATCH_SOLVERS = {"lbfgs": Adam.default_rate}
 
-SOLVERS = (*UPDATE_RULES, *FULL_BATCH_SOLVERS)
+SOLVERS = ChainMap[str, Any](FULL_BATCH_SOLVERS, UPDATE_RULES)
 
 
 # -- schedules -------------------------------------------------------------------------------------

@@ -664,12 +664,12 @@ def score_raw(
     weight = validation.weight
     mean = losses.mean() if weight is None else (losses @ weight.double()) / weight.double().sum()
     loss = float(mean) * head.loss_scale
+    if not bool(torch.isfinite(raw).all()):
+        return loss, math.nan
     if callable(validation.score):
         return loss, float(validation.score(weights()))
     if validation.score == "loss":
         return loss, -loss
-    if not bool(torch.isfinite(raw).all()):
-        return loss, math.nan
     return loss, head.score(raw, validation.target, weight)
 
 
@@ -735,6 +735,10 @@ def max_iter_warning(job: TrainingJob) -> str | None:
 # -- lbfgs -----------------------------------------------------------------------------------------
 
 
+class _ToldToStop(Exception):
+    """A callback has asked to end the minimisation."""
+
+
 def _train_full_batch(
     job: TrainingJob, should_stop: Callable[[], bool] | None
 ) -> TrainingResult | Exception:
@@ -785,6 +789,8 @@ def _train_full_batch(
         if job.verbose:
             loss = reported(flat, objective(flat)[0])
             print(f"Iteration {n_evaluated}, loss = {loss:.8f}")
+        if job.on_epoch is not None and job.on_epoch(job.progress, lambda: latest):
+            raise _ToldToStop
 
     interrupted = False
     with torch.no_grad():
@@ -808,8 +814,9 @@ def _train_full_batch(
                     "(standardize=True)."
                 )
             )
-        except KeyboardInterrupt:
-            flat, n_iter, interrupted, warning = latest, n_evaluated, True, None
+        except (KeyboardInterrupt, _ToldToStop) as ending:
+            interrupted = isinstance(ending, KeyboardInterrupt)
+            flat, n_iter, warning = latest, n_evaluated, None
             loss = reported(flat, objective(flat)[0])
     if not (math.isfinite(loss) and np.isfinite(flat).all()):
         return ValueError(DIVERGED.format(epoch=n_iter))
