@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from torchsk import _stacking
 from torchsk._heads import Head, make_head
+from torchsk._jobs import Lane, TrainingJob, TrainingResult, Validation
 from torchsk._mlp import ACTIVATIONS, INITS, NetworkSpec, draw_weights
 from torchsk._models import FittedMLP, FittedNetwork
 from torchsk._modules import FittedModule
@@ -50,7 +51,6 @@ from torchsk._tensors import (
     merge_duplicates,
     resolve_device,
 )
-from torchsk._training import Lane, TrainingJob, TrainingResult, Validation
 
 # up to this many rows in one batch, duplicates are merged (DESIGN: k repeats = weight k, bitwise)
 MAX_ROWS_TO_MERGE = 1000

@@ -13,11 +13,11 @@ from sklearn.preprocessing import LabelBinarizer
 from torchsk._base import BaseTorchMLP
 from torchsk._estimators import TorchClassifier, TorchRegressor
 from torchsk._heads import make_head
+from torchsk._jobs import SolverState, TrainingResult
 from torchsk._mlp import NetworkSpec, pack
 from torchsk._models import FittedMLP
 from torchsk._solvers import UPDATE_RULES
 from torchsk._stopping import Progress
-from torchsk._training import SolverState, TrainingResult
 
 OURS: dict[type, type[BaseTorchMLP]] = {
     MLPClassifier: TorchClassifier,

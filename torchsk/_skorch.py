@@ -26,14 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LRScheduler as TorchScheduler
 
 from torchsk._heads import Head
-from torchsk._models import FittedNetwork
-from torchsk._modules import FittedModule, as_raw
-from torchsk._optimizers import class_of, optimizer_options, resume
-from torchsk._random import seeded_torch
-from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES
-from torchsk._stopping import DIVERGED
-from torchsk._tensors import DenseRows, available_devices
-from torchsk._training import (
+from torchsk._jobs import (
     SolverState,
     TrainingCancelled,
     TrainingJob,
@@ -43,6 +36,13 @@ from torchsk._training import (
     record_epoch,
     score_raw,
 )
+from torchsk._models import FittedNetwork
+from torchsk._modules import FittedModule, as_raw
+from torchsk._optimizers import class_of, optimizer_options, resume
+from torchsk._random import seeded_torch
+from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES
+from torchsk._stopping import DIVERGED
+from torchsk._tensors import DenseRows, available_devices
 
 # numbers in the held-out rows that go through the module at a time
 CHUNK_SIZE = 100_000
