@@ -26,16 +26,16 @@ def parse_arguments(description: str, n_runs: int) -> argparse.Namespace:
 
 
 def interleave(
-    functions: dict[str, Callable[[], object]], n_runs: int, repeats: int = 1
+    functions: dict[str, Callable[[], object]], n_runs: int, repeats: int = 1, warm_up: bool = True
 ) -> dict[str, float]:
     """Run all functions in turn, n_runs times after a warm-up; return median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for run in range(n_runs + 1):
+    for run in range(n_runs + warm_up):
         for name, function in functions.items():
             start = time.perf_counter()
             for _ in range(repeats):
                 function()
-            if run:
+            if run >= warm_up:
                 seconds[name].append((time.perf_counter() - start) / repeats)
     return {name: statistics.median(values) for name, values in seconds.items()}
 

@@ -118,8 +118,8 @@ def main():
     results, rows = [], []
     for name, n_candidates in plan:
         functions, scores = searches(name, n_candidates, arguments.device)
-        n_runs = 1 if n_candidates > 100 else arguments.runs
-        seconds = interleave(functions, n_runs)
+        many = n_candidates > 100
+        seconds = interleave(functions, 1 if many else arguments.runs, warm_up=not many)
         difference = float(np.abs(scores["torchsk"] - scores["scikit-learn"]).max())
         results.append(
             {

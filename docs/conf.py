@@ -30,10 +30,11 @@ default_role = "literal"
 html_theme = "pydata_sphinx_theme"
 html_title = "torchsk"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_show_sourcelink = False
-# Only the API and the gallery have pages below them to navigate to.
-html_sidebars = {page.stem: [] for page in Path(__file__).parent.glob("*.rst")}
+html_sidebars = {"index": []}
+toc_object_entries_show_parents = "hide"
 
 autosummary_generate = True
 autodoc_typehints = "none"
@@ -46,6 +47,7 @@ sphinx_gallery_conf = {
     "reference_url": {"torchsk": None},
     "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,
+    "write_computation_times": False,  # a page that loads scripts from elsewhere
 }
 
 

@@ -74,6 +74,12 @@ def test_api_page_lists_every_public_name():
     assert set(re.findall(r"^   (\w+)$", page, re.MULTILINE)) == set(torchsk.__all__)
 
 
+def test_every_room_is_drawn():
+    drawing = (ROOT / "docs" / "_static" / "rooms.svg").read_text()
+    files = {path.stem for path in (ROOT / "torchsk").iterdir() if path.stem[:2] != "__"}
+    assert set(re.findall(r'class="name"[^>]*>(\w+)<', drawing)) == files
+
+
 def test_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []

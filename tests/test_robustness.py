@@ -197,7 +197,7 @@ def cases(draw):
 #: an error names what is wrong: an argument, or what scikit-learn calls it
 NAMED = re.compile(
     r"\b(X|y|X_val|y_val|sample_weight|sample_weights|Sample weights|classes|class_weight|loss|"
-    r"batch_size|learning_rate_init|solver|validation_fraction)\b"
+    r"batch_size|learning_rate_init|solver|validation_fraction|delta|beta)\b"
     r"|label type|validation set|test_size|train_size|train set|sample\(s\)|feature\(s\)"
     r"|least populated class|array of dim|2D array|1D array|dim(ension)? [0-9]|bytes/strings"
     r"|Input contains|Complex data|string to float|float\(\)|inconsistent numbers"

@@ -50,6 +50,7 @@ from torchsk._tensors import (
     is_mapped,
     merge_duplicates,
     resolve_device,
+    threads_for,
 )
 
 # up to this many rows in one batch, duplicates are merged (DESIGN: k repeats = weight k, bitwise)
@@ -567,6 +568,12 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return self._model.raw(X)
 
+    def _read(self, X: Any, meaning: Callable[[Any, Tensor], Tensor]) -> np.ndarray:
+        """Validate X and return what meaning(head, raw) makes of the raw outputs."""
+        raw = self._raw(X)
+        with threads_for(raw.numel(), raw.device):
+            return meaning(self._model.head, raw).numpy()
+
     def _needs_no_validation(self, X: Any) -> bool:
         """Return whether X is as validation would return it, which takes longer than a row."""
         return (
@@ -603,7 +610,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     # pickle and copy ask for __reduce_ex__ first; skops takes __getstate__ itself
 
     def __reduce_ex__(self, protocol):
-        return copyreg.__newobj__, (type(self),), super().__getstate__()
+        make = copyreg.__newobj__  # type: ignore[attr-defined]
+        return make, (type(self),), super().__getstate__()
 
     def __getstate__(self):
         if hasattr(self, "net_"):

@@ -418,8 +418,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         proba : ndarray of shape (n_samples, n_classes)
             Rows sum to 1, except in multilabel problems: one probability per label.
         """
-        raw = self._raw(X)
-        proba = self._model.head.inverse_link(raw).numpy()
+        proba = self._read(X, lambda head, raw: head.inverse_link(raw))
         if self._kind != "binary":
             return proba
         return np.hstack([1 - proba, proba]) if len(self.classes_) == 2 else np.ones_like(proba)
@@ -443,8 +442,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             return np.log(proba, out=proba)
 
     def _decision(self, X):
-        raw = self._raw(X)
-        return self._model.head.decision(raw).numpy()
+        return self._read(X, lambda head, raw: head.decision(raw))
 
     def _codes(self, decision):
         """Return class codes (n_samples,) or indicators (n_samples, n_labels)."""
@@ -903,13 +901,13 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         y_std : ndarray of the shape of y
             Standard deviations; only with ``return_std=True``.
         """
-        raw, head = self._raw(X), self._model.head
-        prediction = head.as_prediction(head.inverse_link(raw).numpy())
+        prediction = self._read(X, lambda head, raw: head.inverse_link(raw))
+        as_prediction, y_scaler = self._model.head.as_prediction, self._model.y_scaler
         if not return_std:
-            return prediction
-        y_scaler = self._model.y_scaler
-        deviation = head.deviation(raw, 1.0 if y_scaler is None else y_scaler.scale)
-        return prediction, head.as_prediction(deviation.numpy())
+            return as_prediction(prediction)
+        scale = 1.0 if y_scaler is None else y_scaler.scale
+        deviation = self._read(X, lambda head, raw: head.deviation(raw, scale))
+        return as_prediction(prediction), as_prediction(deviation)
 
     def score(self, X, y, sample_weight=None):
         """Return R^2, or for quantiles D^2: the explained share of the pinball loss.

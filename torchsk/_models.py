@@ -1,5 +1,6 @@
 """Fitted networks: from validated X to raw predictions; the built-in one in plain numpy state."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from torchsk._heads import Head
 from torchsk._mlp import Network, NetworkSpec, make_module, pack
-from torchsk._tensors import Standardizer, available_devices
+from torchsk._tensors import Standardizer, available_devices, threads_for
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # numbers per layer and chunk when predicting: stays in the cache of a core
@@ -75,6 +76,11 @@ class FittedNetwork(ABC):
     def widest(self) -> int:
         """Numbers that a row fills in the widest layer, as far as it is known."""
 
+    @property
+    def n_multiply_adds(self) -> float:
+        """Multiply-adds per row, as far as they are known."""
+        return math.inf
+
     @abstractmethod
     def _predictor(
         self, dtype: np.dtype, device: torch.device
@@ -89,7 +95,8 @@ class FittedNetwork(ABC):
         there = self.device == "cpu" or self.device in available_devices()
         device = torch.device(self.device if there else "cpu")
         predict, dtype = self._predictor(X.dtype, device)
-        with torch.no_grad():
+        n_rows = min(X.shape[0], max(1, CHUNK_SIZE // self.widest))
+        with torch.no_grad(), threads_for(n_rows * self.n_multiply_adds, device):
             parts = [
                 predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
                 for rows in self._chunks(X.shape[0])
@@ -99,7 +106,8 @@ class FittedNetwork(ABC):
             if self.y_scaler is not None:
                 offset, factor = map(torch.from_numpy, self._raw_affine())
                 raw = raw * factor.to(raw.dtype) + offset.to(raw.dtype)
-        if not bool(torch.isfinite(raw).all()):
+            is_finite = bool(torch.isfinite(raw).all())
+        if not is_finite:
             raise ValueError(
                 f"X must give outputs within the range of {X.dtype}; got outputs that are not "
                 f"finite, from values in X up to {abs(X).max():.3g}."
@@ -116,7 +124,8 @@ class FittedNetwork(ABC):
             X = X.toarray()
         if self.x_scaler is not None:
             X = self.x_scaler.transform(X)
-        X = X.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):  # `raw` looks at what comes of it
+            X = X.astype(dtype, copy=False)
         return X if X.flags.writeable else X.copy()
 
     def _raw_affine(self) -> tuple[np.ndarray, np.ndarray]:
@@ -155,6 +164,11 @@ class FittedMLP(FittedNetwork):
     def widest(self) -> int:
         """Width of the widest layer."""
         return max(self.spec.layer_sizes)
+
+    @property
+    def n_multiply_adds(self) -> int:
+        """Multiply-adds per row: the number of coefficients."""
+        return self.spec.n_coefs
 
     def trained(self, weights: np.ndarray) -> Self:
         """Return the network with other flat weights."""

@@ -1,8 +1,9 @@
 """The only door between numpy, pandas or scipy.sparse data and torch tensors."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,22 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-_THREADS_LOCK = threading.Lock()
+# multiply-adds of a forward pass from which a second core pays; below, its barriers cost more, and
+# on a busy machine a hundred times more
+PARALLEL_SIZE = 2**25
+
+_threads_lock = threading.Lock()
 _threads_before: list[int] = []
+_is_forked = False
+
+
+def threads_for(n_multiply_adds: float, device: torch.device) -> AbstractContextManager[None]:
+    """Return a context with as many of torch's threads as pay for products of this size.
+
+    One in a forked process: the threads stayed behind, and who calls for them waits for ever.
+    """
+    is_small = device.type == "cpu" and n_multiply_adds < PARALLEL_SIZE
+    return one_thread() if is_small or _is_forked else nullcontext()
 
 
 @contextmanager
@@ -51,17 +66,28 @@ def one_thread() -> Iterator[None]:
 
     Small operations lose more time at the barriers of a second thread than they gain.
     """
-    with _THREADS_LOCK:
+    with _threads_lock:
         _threads_before.append(torch.get_num_threads())
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _THREADS_LOCK:
+        with _threads_lock:
             first = _threads_before[0]
             _threads_before.pop()
             if not _threads_before:
                 torch.set_num_threads(first)
+
+
+def _after_fork() -> None:
+    """Forget the threads of the parent, which may have held the lock."""
+    global _threads_lock, _is_forked
+    _threads_lock, _is_forked = threading.Lock(), True
+    _threads_before.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # -- standardisation -------------------------------------------------------------------------------
@@ -116,10 +142,11 @@ def _dense_moments(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
     weight = np.ones(n_rows) if weight is None else weight.astype(np.float64)
     total = weight.sum()
     mean, variance = np.zeros(n_columns), np.zeros(n_columns)
+    # in C order whatever the order of X, so that they are the same to the last bit
     for rows in _chunks(n_rows, n_columns):
-        mean += weight[rows] @ X[rows].astype(np.float64, copy=False) / total
+        mean += weight[rows] @ X[rows].astype(np.float64, order="C", copy=False) / total
     for rows in _chunks(n_rows, n_columns):
-        centred = np.subtract(X[rows], mean, dtype=np.float64)
+        centred = np.subtract(X[rows], mean, dtype=np.float64, order="C")
         variance += weight[rows] @ np.square(centred, out=centred) / total
     return mean, variance
 

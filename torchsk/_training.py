@@ -7,7 +7,6 @@ the stack. With one job the same code runs 2-D operations on the only row.
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,16 +29,13 @@ from torchsk._lbfgs import train_lbfgs
 from torchsk._mlp import Network
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, UpdateRule, as_column
 from torchsk._stopping import DIVERGED
-from torchsk._tensors import Rows, one_thread
+from torchsk._tensors import Rows, threads_for
 
 # rows gathered at a time, in numbers (16 MB of float32): one epoch of small data, some batches of
 # large data
 BLOCK_SIZE = 4_000_000
 # numbers that the weights, gradients and batches of a stack may fill before they leave the cache
 CACHE_SIZE = 1_000_000
-# multiply-adds of a forward pass from which a second core pays; below, its barriers cost more, and
-# on a busy machine a hundred times more
-PARALLEL_SIZE = 2**25
 
 
 def stack_key(job: TrainingJob) -> Hashable | None:
@@ -75,19 +71,22 @@ def train(
     should_stop : callable, optional
         Looked at before each block of batches; TrainingCancelled is raised when it returns True.
     """
-    if jobs[0].lane is not None:
-        return [jobs[0].lane.train(job, should_stop) for job in jobs]
-    with torch.no_grad(), one_thread() if _is_small(jobs) else nullcontext():
-        if jobs[0].solver in FULL_BATCH_SOLVERS:
-            return [train_lbfgs(job, should_stop) for job in jobs]
-        return _Stack(jobs).run(should_stop)
+    with threads_for(_n_multiply_adds(jobs), jobs[0].device):
+        if jobs[0].lane is not None:
+            return [jobs[0].lane.train(job, should_stop) for job in jobs]
+        with torch.no_grad():
+            if jobs[0].solver in FULL_BATCH_SOLVERS:
+                return [train_lbfgs(job, should_stop) for job in jobs]
+            return _Stack(jobs).run(should_stop)
 
 
-def _is_small(jobs: Sequence[TrainingJob]) -> bool:
-    """Return whether a second core would cost a step more than it gives."""
+def _n_multiply_adds(jobs: Sequence[TrainingJob]) -> float:
+    """Return those of a forward pass of one model, 0 for the small products of a stack."""
     job = jobs[0]
-    on_cpu, work = job.device.type == "cpu", job.batch_size * job.spec.n_coefs
-    return on_cpu and (len(jobs) > 1 or work < PARALLEL_SIZE)
+    if job.lane is not None:
+        return math.inf
+    n_rows = job.X.n_rows if job.solver in FULL_BATCH_SOLVERS else job.batch_size
+    return n_rows * job.spec.n_coefs if len(jobs) == 1 else 0
 
 
 # -- stochastic solvers ----------------------------------------------------------------------------

@@ -45,28 +45,48 @@ leaves = [
 rooms = [
     box("top", 20, 30, 190, 70, "_convert", "to and from sklearn's MLP"),
     box("top", 270, 30, 270, 70, "_estimators", "TorchClassifier, TorchRegressor"),
-    box("top", 270, 150, 270, 70, "_base", "validate, make a job, keep the result"),
-    box("middle", 20, 280, 190, 70, "_stacking", "the joblib backend:", "fits meet"),
-    box("middle", 310, 280, 190, 70, "_skorch", "trains a module of yours"),
-    box("middle", 600, 280, 300, 70, "_models", "a fitted network: arrays, and predict"),
-    box("middle", 20, 410, 480, 60, "_training", "the one loop, for one network or a hundred"),
     box("view", 690, 30, 210, 70, "_compare", "several estimators on", "the same folds"),
-    box("view", 690, 150, 210, 70, "_displays", "loss curves, comparisons"),
+    box("top", 270, 140, 270, 70, "_base", "validate, make a job, keep the result"),
+    box("view", 690, 140, 210, 70, "_displays", "loss curves, comparisons"),
+    box("middle", 20, 260, 190, 70, "_stacking", "the joblib backend:", "fits meet"),
+    box("middle", 250, 260, 190, 70, "_skorch", "the lane of skorch"),
+    box("middle", 500, 260, 180, 70, "_modules", "a module of yours,", "fitted"),
+    box("middle", 720, 260, 180, 70, "_models", "a fitted network:", "arrays, and predict"),
+    box("middle", 20, 370, 290, 70, "_training", "the one loop, for one network", "or a hundred"),
+    box("middle", 380, 370, 240, 70, "_optimizers", "update rules as torch's optimizers"),
+    box("middle", 20, 480, 140, 70, "_batches", "the rows of", "each step"),
+    box("middle", 170, 480, 140, 70, "_lbfgs", "all rows at once"),
+    box("middle", 20, 590, 400, 60, "_jobs", "what training gets, and the book of epochs"),
     arrow((210, 65), (270, 65)),
-    arrow((405, 100), (405, 150)),
-    arrow((795, 100), (795, 150)),
-    arrow((300, 220), (150, 280)),
-    arrow((405, 220), (405, 280)),
-    arrow((500, 220), (680, 280)),
-    arrow((335, 220), (255, 300), (255, 410)),
-    arrow((115, 350), (115, 410)),
-    arrow((405, 350), (405, 410)),
-    f'<path d="M260 470 V500 M750 350 V500" fill="none" stroke="{LINE}"/>',
+    arrow((405, 100), (405, 140)),
+    arrow((795, 100), (795, 140)),
+    arrow((290, 210), (150, 260)),
+    arrow((345, 210), (345, 260)),
+    arrow((480, 210), (570, 260)),
+    arrow((530, 210), (740, 260)),
+    arrow((440, 295), (500, 295)),
+    arrow((680, 295), (720, 295)),
+    arrow((115, 330), (115, 370)),
+    arrow((410, 330), (410, 370)),
+    arrow((345, 330), (345, 590)),
+    arrow((90, 440), (90, 480)),
+    arrow((240, 440), (240, 480)),
+    arrow((90, 550), (90, 590)),
+    arrow((240, 550), (240, 590)),
+    f'<path d="M220 650 V680 M500 440 V680 M810 330 V680" fill="none" stroke="{LINE}"/>',
 ]
 for i, leaf in enumerate(leaves):
     x = 20 + 180 * i
-    rooms += [arrow((260, 500), (x + 80, 500), (x + 80, 530)), box("leaf", x, 530, 160, 80, *leaf)]
-save("rooms.svg", "The private files of torchsk and who imports whom", 920, 640, rooms)
+    rooms += [arrow((500, 680), (x + 80, 680), (x + 80, 710)), box("leaf", x, 710, 160, 80, *leaf)]
+rooms += [
+    box("leaf", 110, 830, 170, 60, "_matmul", "the faster of two kernels"),
+    box("leaf", 300, 830, 200, 60, "_random", "torch's generators, borrowed"),
+    box("leaf", 660, 830, 240, 60, "_sklearn_compat", "scikit-learn's private names"),
+    arrow((240, 790), (210, 830)),
+    arrow((310, 790), (360, 830)),
+    arrow((820, 790), (820, 830)),
+]
+save("rooms.svg", "The private files of torchsk and who imports whom", 920, 910, rooms)
 
 steps = [
     ("view", "X, y", "arrays, frames,", "sparse matrices"),

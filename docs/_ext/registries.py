@@ -41,10 +41,12 @@ def facts(head):
 
 def losses():
     """Return the lines of the page part about losses: an overview, then loss by loss."""
-    overview = [["loss", "problems", "also reached by"]]
+    overview = [["loss", "problems", "output", "also reached by"]]
     details = []
     for loss, heads in LOSSES.items():
-        overview.append([f'``"{loss}"``', ", ".join(heads), ", ".join(other_names(loss))])
+        ends = dict.fromkeys(head.out_activation for head in heads.values())
+        cells = [", ".join(column) for column in (heads, ends, other_names(loss))]
+        overview.append([f'``"{loss}"``', *cells])
         details += [loss, "~" * len(loss), ""]
         for head in dict.fromkeys(heads.values()):
             problems = ", ".join(problem for problem in heads if heads[problem] is head)
