@@ -22,7 +22,7 @@ FLOORS = [
     {"_stacking", "_skorch"},
     {"_training"},
     {"_batches", "_lbfgs"},
-    {"_jobs", "_modules", "_optimizers"},
+    {"_jobs", "_modules", "_optimizers", "_parameters"},
     {"_models"},
     {"_heads", "_mlp", "_solvers", "_stopping", "_tensors"},
     {"_matmul", "_random", "_sklearn_compat"},

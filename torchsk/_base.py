@@ -2,11 +2,10 @@
 
 import copy
 import copyreg
-import numbers
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
@@ -25,19 +24,17 @@ from torch import Tensor, nn
 from torchsk import _stacking
 from torchsk._heads import Head, make_head
 from torchsk._jobs import Lane, TrainingJob, TrainingResult, Validation
-from torchsk._mlp import ACTIVATIONS, INITS, NetworkSpec, draw_weights
+from torchsk._mlp import draw_weights
 from torchsk._models import FittedMLP, FittedNetwork
 from torchsk._modules import FittedModule
 from torchsk._optimizers import class_of
+from torchsk._parameters import PARAMETER_CONSTRAINTS, make_spec
 from torchsk._sklearn_compat import (
     CALLBACK_STATE,
-    Interval,
-    Options,
-    StrOptions,
     callback_tasks,
     check_weight,
 )
-from torchsk._solvers import FULL_BATCH_SOLVERS, SCHEDULES, SOLVERS, UPDATE_RULES, make_schedule
+from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, make_schedule
 from torchsk._stopping import Progress
 from torchsk._tensors import (
     MappedRows,
@@ -82,49 +79,7 @@ class Data:
 class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """Base of TorchClassifier and TorchRegressor; `__init__` of the subclasses only stores."""
 
-    # views, not copies, of the tables: a name is valid once it has a row
-    _parameter_constraints: dict = {
-        "hidden_layer_sizes": ["array-like", Interval(numbers.Integral, 1, None, closed="left")],
-        "activation": [StrOptions(ACTIVATIONS.keys()), list, tuple, type],
-        "loss": [str, callable],
-        "loss_params": [dict, None],
-        "module": [nn.Module, callable, None],
-        "module_params": [dict, None],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
-        "init": [StrOptions({"glorot_uniform", *INITS}), callable],
-        "standardize": ["boolean", StrOptions({"auto"})],
-        "solver": [StrOptions(SOLVERS.keys()), callable],
-        "alpha": [Interval(numbers.Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions(SCHEDULES.keys()), callable],
-        "learning_rate_init": [
-            StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="neither")
-        ],
-        "power_t": [Interval(numbers.Real, 0, None, closed="left")],
-        "max_iter": [Interval(numbers.Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(numbers.Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(numbers.Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
-        "beta_1": [Interval(numbers.Real, 0, 1, closed="left")],
-        "beta_2": [Interval(numbers.Real, 0, 1, closed="left")],
-        "epsilon": [Interval(numbers.Real, 0, None, closed="neither")],
-        "n_iter_no_change": [
-            Interval(numbers.Integral, 1, None, closed="left"), Options(numbers.Real, {np.inf})
-        ],
-        "max_fun": [Interval(numbers.Integral, 1, None, closed="left")],
-        "max_grad_norm": [
-            StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="neither"), None
-        ],
-        "device": [str, torch.device],
-        "skorch_callbacks": [list, tuple, None],
-    }  # fmt: skip
+    _parameter_constraints: dict = PARAMETER_CONSTRAINTS
 
     #: the fitted network
     _model: Any
@@ -322,7 +277,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 self.module, self.module_params, n_features, head, rng, before, dtype, device
             )
         head = head.on_logits
-        spec = self._network_spec(n_features, head.n_outputs)
+        spec = make_spec(
+            self.hidden_layer_sizes, self.activation, self.dropout, n_features, head.n_outputs
+        )
         if before is None:
             flat = draw_weights(spec, self.init, rng, self.activation)
             return FittedMLP(head, None, None, dtype, device, spec, flat)
@@ -349,28 +306,6 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return _skorch.SkorchLane(
             model, self.solver, self.learning_rate, self.skorch_callbacks or (), n_classes
         )
-
-    def _network_spec(self, n_features: int, n_outputs: int) -> NetworkSpec:
-        """Return the shape of the built-in network."""
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if isinstance(sizes, Sequence | np.ndarray) else [sizes]
-        if not all(isinstance(size, numbers.Integral) and int(size) >= 1 for size in sizes):
-            raise ValueError(
-                "hidden_layer_sizes must be an int >= 1 or a sequence of them; "
-                f"got hidden_layer_sizes={self.hidden_layer_sizes!r}."
-            )
-        activations = _one_per_layer("activation", self.activation, len(sizes))
-        for activation in activations:
-            _check_activation(activation)
-        dropout = _one_per_layer("dropout", self.dropout, len(sizes))
-        for p in dropout:
-            if not (isinstance(p, numbers.Real) and 0 <= float(p) < 1):
-                raise ValueError(
-                    "dropout must be a number in [0, 1), or a list with one per hidden layer; "
-                    f"got dropout={self.dropout!r}."
-                )
-        layers = (n_features, *(int(size) for size in sizes), n_outputs)
-        return NetworkSpec(layers, activations, tuple(float(p) for p in dropout))
 
     def _resolve_batch_size(self, n_rows: int) -> int:
         if self.batch_size == "auto":
@@ -423,25 +358,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         head = model.head
         if model.y_scaler is not None:
             head = head.standardized(model.y_scaler.scale)
-        dtype = torch.float64 if self.solver in FULL_BATCH_SOLVERS else torch.float32
-
-        # rounded weights would make one of two equal validation scores the better one
-        weight_dtype = dtype if device.type == "mps" else torch.float64
 
         def rows(data: Data, suffix: str = "") -> dict[str, Any]:
-            y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
-            target = head.encode(y)
-            return {
-                "X": MappedRows(data.X, model.x_scaler, device, dtype)
-                if lane is not None and is_mapped(data.X)
-                else as_rows(data.X, model.x_scaler, device, dtype, "X" + suffix),
-                "target": torch.from_numpy(target).to(device)
-                if target.dtype.kind == "i"
-                else as_tensor(target, None, device, dtype, "y" + suffix),
-                "weight": None
-                if data.weight is None
-                else as_weight(data.weight, device, weight_dtype if suffix else dtype),
-            }
+            return self._tensors(data, model, head, lane, device, suffix)
 
         stops_early = self.early_stopping and not incremental
         progress = Progress(stops_early) if first else self._progress.copy()
@@ -499,6 +418,33 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             lane=lane,
             **rows(training),
         )
+
+    def _tensors(
+        self,
+        data: Data,
+        model: FittedNetwork,
+        head: Head,
+        lane: Lane | None,
+        device: torch.device,
+        suffix: str,
+    ) -> dict[str, Any]:
+        """Return X, target and weight as training takes them; a suffix marks held-out rows."""
+        dtype = torch.float64 if self.solver in FULL_BATCH_SOLVERS else torch.float32
+        # rounded weights would make one of two equal validation scores the better one
+        exact = suffix and device.type != "mps"
+        y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
+        target = head.encode(y)
+        return {
+            "X": MappedRows(data.X, model.x_scaler, device, dtype)
+            if lane is not None and is_mapped(data.X)
+            else as_rows(data.X, model.x_scaler, device, dtype, "X" + suffix),
+            "target": torch.from_numpy(target).to(device)
+            if target.dtype.kind == "i"
+            else as_tensor(target, None, device, dtype, "y" + suffix),
+            "weight": None
+            if data.weight is None
+            else as_weight(data.weight, device, torch.float64 if exact else dtype),
+        }
 
     def _resolve_rate(self) -> float:
         if self.learning_rate_init != "auto":
@@ -636,31 +582,3 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _one_per_layer(name: str, value: Any, n_layers: int) -> tuple:
-    """Return one entry per hidden layer."""
-    if not isinstance(value, list | tuple):
-        return (value,) * n_layers
-    if len(value) != n_layers:
-        raise ValueError(
-            f"{name} must be one value, or a list with one per hidden layer ({n_layers}); "
-            f"got {name}={value!r}."
-        )
-    return tuple(value)
-
-
-def _check_activation(activation: Any) -> None:
-    """Raise unless it is in the table, or an nn.Module class without parameters."""
-    if isinstance(activation, str) and activation in ACTIVATIONS:
-        return
-    if isinstance(activation, type) and issubclass(activation, nn.Module):
-        with suppress(TypeError, RuntimeError):  # needs arguments; refuses (2, 3)
-            module, z = activation().eval(), torch.full((2, 3), -1.0)
-            if module(z).shape == z.shape and z.eq(-1).all() and not list(module.parameters()):
-                return
-    raise ValueError(
-        f"activation must be one of {sorted(ACTIVATIONS)} or an nn.Module class without "
-        "parameters that keeps the shape and works out of place; "
-        f"got activation={activation!r}."
-    )

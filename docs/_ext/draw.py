@@ -54,6 +54,7 @@ rooms = [
     box("middle", 720, 260, 180, 70, "_models", "a fitted network:", "arrays, and predict"),
     box("middle", 20, 370, 290, 70, "_training", "the one loop, for one network", "or a hundred"),
     box("middle", 380, 370, 240, 70, "_optimizers", "update rules as torch's optimizers"),
+    box("middle", 690, 370, 210, 70, "_parameters", "what each may be"),
     box("middle", 20, 480, 140, 70, "_batches", "the rows of", "each step"),
     box("middle", 170, 480, 140, 70, "_lbfgs", "all rows at once"),
     box("middle", 20, 590, 400, 60, "_jobs", "what training gets, and the book of epochs"),
