@@ -335,6 +335,35 @@ def test_a_class_without_weight_may_be_balanced(iris):
     assert set(net.predict(X[y > 0])) == {1, 2}
 
 
+def test_entries_of_a_sparse_matrix_that_are_stored_in_parts():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(20, 3))
+    row, column = np.indices(X.shape).reshape(2, -1)
+    parts = rng.normal(size=X.size)
+    for form in ("csr", "csc"):
+        index = column if form == "csr" else row
+        order = np.arange(X.size) if form == "csr" else np.argsort(column, kind="stable")
+        pointer = np.arange(0, 2 * X.size + 1, 2 * X.size // X.shape[form == "csc"])
+        values = np.stack([X.ravel() - parts, parts], 1)[order].ravel()
+        indices = np.repeat(index[order], 2)
+        make = sp.csr_array if form == "csr" else sp.csc_array
+        doubled = make((values, indices, pointer), shape=X.shape)
+        np.testing.assert_allclose(doubled.toarray(), X, atol=1e-12)
+        net = TorchRegressor(hidden_layer_sizes=(3,), max_iter=3, random_state=0)
+        ours = clone(net).fit(doubled, X[:, 0]).predict(doubled)
+        expected = clone(net).fit(make(X), X[:, 0]).predict(make(X))
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+        assert len(doubled.data) == 2 * X.size  # the caller's matrix is as it was
+
+
+def test_a_score_that_is_not_a_number_is_called_so(iris):
+    def scorer(net, X, y):
+        return np.nan
+
+    with pytest.raises(ValueError, match="the score .* became non-finite in epoch 1"):
+        TorchClassifier(early_stopping=True, scoring=scorer, random_state=0).fit(*iris)
+
+
 # -- numbers ---------------------------------------------------------------------------------------
 
 

@@ -314,7 +314,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
-        return min(self.batch_size, n_rows)
+        return min(int(self.batch_size), n_rows)
 
     def _merges_duplicates(
         self, data: Data, batch_size: int, held_out: Data | None, model: FittedNetwork

@@ -70,6 +70,6 @@ def is_diverged(loss: float, validation: tuple[float, float] | None) -> bool:
 
 
 DIVERGED = (
-    "Training diverged: the loss became non-finite in epoch {epoch}. Lower learning_rate_init, set "
-    "max_grad_norm (for example 1.0), or scale the data (standardize=True)."
+    "Training diverged: the loss, the score or a weight became non-finite in epoch {epoch}. Lower "
+    "learning_rate_init, set max_grad_norm (for example 1.0), or scale the data (standardize=True)."
 )

@@ -153,7 +153,9 @@ def _dense_moments(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray
 
 def _sparse_moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance of the columns of a sparse matrix, implicit zeros included."""
-    mean, variance = mean_variance_axis(X.astype(np.float64), axis=0, weights=weight)
+    X = X.astype(np.float64)
+    X.sum_duplicates()  # scikit-learn counts the parts of an entry that is stored in several
+    mean, variance = mean_variance_axis(X, axis=0, weights=weight)
     return mean, variance
 
 
