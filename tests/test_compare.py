@@ -323,3 +323,10 @@ def test_matplotlib_and_pandas_are_imported_on_use(module):
     assert "numpy" in text
     assert "matplotlib" not in text
     assert "pandas" not in text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scorer_that_fails_on_every_fold_is_an_error():
+    labels = np.array(["no", "yes"])[(y > 0).astype(int)]
+    with pytest.raises(ValueError, match=r"'test_f1' of estimators\['tree'\]"):
+        compare({"tree": TREE}, X, labels, scoring="f1", cv=2)

@@ -1218,3 +1218,9 @@ def test_callbacks_are_torn_down_after_an_error(iris):
     with pytest.raises(ValueError, match="diverged"):
         model.set_callbacks(stop).fit(*iris)
     assert stop.seen[-1] == "teardown"
+
+
+def test_early_stopping_needs_a_fraction():
+    X, y = datasets.load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match=r"validation_fraction must be in \(0, 1\)"):
+        TorchClassifier(early_stopping=True, validation_fraction=0).fit(X, y)

@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
+from torchsk._tensors import one_thread
 
 
 def global_state():
@@ -194,10 +195,41 @@ def test_fits_in_two_threads_are_what_they_are_alone(iris):
 
     nets = [*ALONE.values()] * 2
     alone = [weights(net) for net in nets]
-    threads = torch.get_num_threads()
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(weights, nets))
     for one, other in zip(alone, together):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert torch.get_num_threads() == threads
+
+
+def test_each_thread_gets_its_number_of_threads_back(unusual_state):
+    # in torch each Python thread has its own; what the other does must not matter
+    assert torch.get_num_threads() == 2
+    found = {}
+
+    def other(name, started, leave):
+        torch.rand(10).sum()
+        with one_thread():
+            started.set()
+            leave.wait(10)
+            found[f"{name} inside"] = torch.get_num_threads()
+        found[name] = torch.get_num_threads()
+
+    events = [(threading.Event(), threading.Event()) for _ in range(2)]
+    others = [threading.Thread(target=other, args=[i, *pair]) for i, pair in enumerate(events)]
+    others[0].start()
+    events[0][0].wait(10)
+    with one_thread():
+        others[1].start()  # takes over the 1 of this thread at its first operation
+        events[1][0].wait(10)
+        with one_thread():
+            pass
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    for (_, leave), thread in zip(events, others):
+        leave.set()
+        thread.join()
+    assert found == {"0 inside": 1, "1 inside": 1, 0: 2, 1: 2}
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2

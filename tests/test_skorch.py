@@ -903,3 +903,26 @@ def test_a_data_loader_and_partial_fit():
             reg.partial_fit(rows, targets)
     assert reg.score(X, y.numpy()) > 0.8
     assert len(reg.net_.history) == 360
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "warns"),
+    [
+        (nn.Sigmoid(), "log_loss", True),
+        (nn.Sigmoid(), "bce", False),
+        (nn.Identity(), "log_loss", False),
+    ],
+)
+def test_probabilities_where_logits_are_wanted(iris, last, loss, warns, recwarn):
+    X, y = iris
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), last)
+    TorchClassifier(module=module, loss=loss, max_iter=5, random_state=0).fit(X, y == 0)
+    assert any("takes logits" in str(warning.message) for warning in recwarn) == warns
+
+
+def test_the_wrong_number_of_outputs_says_which_loss_goes_with_it(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match="cross_entropy"):
+        TorchClassifier(module=nn.Linear(4, 2)).fit(X, y == 0)
+    with pytest.raises(ValueError, match="'bce'"):
+        TorchClassifier(module=nn.Linear(4, 1), loss="cross_entropy").fit(X, y == 0)

@@ -194,6 +194,11 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         stops_early = self.early_stopping and self.solver not in FULL_BATCH_SOLVERS
         if held_out is not None or not stops_early or incremental:
             return data, held_out
+        if not self.validation_fraction:
+            raise ValueError(
+                "validation_fraction must be in (0, 1) with early_stopping and without X_val; "
+                f"got validation_fraction={self.validation_fraction!r}."
+            )
         train, validation = train_test_split(
             np.arange(len(data)),
             random_state=rng,

@@ -181,6 +181,12 @@ def compare(
             error.add_note(f"This happened in compare, with estimators[{name!r}].")
             raise
         fitted = results.pop("estimator")
+        for column, values in results.items():
+            if column.startswith("test_") and np.isnan(values).all():
+                raise ValueError(
+                    "scoring must give a number on some fold for every estimator; got nan on all "
+                    f"folds in {column!r} of estimators[{name!r}]: the warnings say why."
+                )
         comparison.cv_results[name] = results
         comparison.n_parameters[name] = [count_parameters(one) for one in fitted]
         comparison.best_params[name] = [_best_params(one) for one in fitted]

@@ -182,5 +182,7 @@ def max_iter_warning(job: TrainingJob) -> str | None:
     )
     rule = UPDATE_RULES.get(job.solver)
     if rule is not None and rule.default_max_grad_norm is not None:
-        words += " A larger learning_rate_init, or solver='adam', may need fewer iterations."
+        words += (
+            " Raise max_iter or learning_rate_init, or try solver='adam' or early_stopping=True."
+        )
     return words

@@ -17,7 +17,8 @@ from torchsk._solvers import SCHEDULES, SOLVERS
 # views, not copies, of the tables: a name is valid once it has a row
 PARAMETER_CONSTRAINTS: dict = {
     "hidden_layer_sizes": ["array-like", Interval(numbers.Integral, 1, None, closed="left")],
-    "activation": [StrOptions(ACTIVATIONS.keys()), list, tuple, type],
+    # an instance gets an error of its own
+    "activation": [StrOptions(ACTIVATIONS.keys()), list, tuple, type, nn.Module],
     "loss": [str, callable],
     "loss_params": [dict, None],
     "module": [nn.Module, callable, None],

@@ -10,6 +10,7 @@ import dis
 import math
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -432,6 +433,7 @@ class _Run:
     def run(self, should_stop: Callable[[], bool] | None) -> TrainingResult:
         """Train until the run ends."""
         net, interrupted = self.net, False
+        doubtful = self._gives_probabilities()
         net.begin(self.data)
         try:
             while not self.ending:
@@ -449,7 +451,23 @@ class _Run:
         if not all(bool(p.isfinite().all()) for p in net.module_.parameters()):
             raise ValueError(DIVERGED.format(epoch=self.n_iter))
         net.module_.eval()
+        if doubtful and self._gives_probabilities():
+            warnings.warn(
+                "The module's outputs all lie in [0, 1], but this loss takes logits. If the module "
+                "ends in a sigmoid name loss='bce', if it ends in a softmax leave that out."
+            )
         return self._result(interrupted)
+
+    def _gives_probabilities(self) -> bool:
+        """Return whether some rows' outputs look like probabilities where logits are wanted."""
+        if not (self.job.head.takes_logits and isinstance(self.network, FittedModule)):
+            return False
+        X, _ = next(self.data.in_order(min(len(self.data), 100)))
+        was_training = self.net.module_.training
+        with torch.no_grad():
+            raw = self.net.module_.eval()(X)
+        self.net.module_.train(was_training)
+        return isinstance(raw, Tensor) and bool(((raw >= 0) & (raw <= 1)).all())
 
     def _run_epoch(self) -> None:
         """Train one epoch, record it, and set how the run ends if it does."""

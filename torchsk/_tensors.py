@@ -48,6 +48,7 @@ PARALLEL_SIZE = 2**25
 
 _threads_lock = threading.Lock()
 _threads_before: list[int] = []
+_this_thread = threading.local()
 _is_forked = False
 
 
@@ -62,27 +63,35 @@ def threads_for(n_multiply_adds: float, device: torch.device) -> AbstractContext
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep torch's operations on one core inside the block; the last block out restores.
+    """Keep torch's operations on one core inside the block, and restore after it.
 
-    Small operations lose more time at the barriers of a second thread than they gain.
+    Small operations lose more time at the barriers of a second thread than they gain. In torch each
+    Python thread has a number of its own, which it takes over from the last that was set anywhere
+    at its first operation: then it may be the 1 of another thread that is inside.
     """
+    if getattr(_this_thread, "is_inside", False):
+        yield
+        return
     with _threads_lock:
-        _threads_before.append(torch.get_num_threads())
+        before = torch.get_num_threads()
+        if before == 1 and _threads_before:
+            before = _threads_before[0]
+        _threads_before.append(before)
         torch.set_num_threads(1)
+    _this_thread.is_inside = True
     try:
         yield
     finally:
+        _this_thread.is_inside = False
         with _threads_lock:
-            first = _threads_before[0]
-            _threads_before.pop()
-            if not _threads_before:
-                torch.set_num_threads(first)
+            _threads_before.remove(before)
+            torch.set_num_threads(before)
 
 
 def _after_fork() -> None:
     """Forget the threads of the parent, which may have held the lock."""
-    global _threads_lock, _is_forked
-    _threads_lock, _is_forked = threading.Lock(), True
+    global _threads_lock, _this_thread, _is_forked
+    _threads_lock, _this_thread, _is_forked = threading.Lock(), threading.local(), True
     _threads_before.clear()
 
 

@@ -44,6 +44,11 @@ class Head(ABC):
                     )
                 object.__setattr__(self, option.name, value)
 
+    #: what to say of a module's output of another shape
+    shape_hint: ClassVar[str] = ""
+    #: whether raw are logits, which a module must not turn into probabilities
+    takes_logits: ClassVar[bool] = False
+
     @property
     def n_outputs(self) -> int:
         """Number of raw outputs that the network must have."""
@@ -72,7 +77,7 @@ class Head(ABC):
         if raw.ndim != 2 or raw.shape[1] != self.n_outputs:
             raise ValueError(
                 f"module must return a tensor (n_samples, {self.n_outputs}) for this loss and y; "
-                f"got the shape {tuple(raw.shape)}."
+                f"got the shape {tuple(raw.shape)}.{self.shape_hint}"
             )
 
     @abstractmethod

@@ -41,6 +41,12 @@ class Binomial(LabelsHead):
             with pos_weight, target * log(p) is multiplied by it, as nn.BCEWithLogitsLoss does
     """
 
+    shape_hint = (
+        " A module with one output per class, two in binary problems, goes with "
+        "loss='cross_entropy' (logits) or 'nll' (log-probabilities)."
+    )
+    takes_logits = True
+
     label_smoothing: float = option(0.0, *_SMOOTHING)
     pos_weight: float | tuple[float, ...] | None = option(
         None,
@@ -77,6 +83,8 @@ class BinaryCrossEntropy(Binomial):
     Link:   raw = p; log(p) and log(1 - p) are clipped at -87, as nn.BCELoss clips at -100
     Loss:   sum over labels of -target * log(raw) - (1 - target) * log(1 - raw)
     """
+
+    takes_logits = False
 
     @property
     def on_logits(self) -> Head:
@@ -119,6 +127,12 @@ class Multinomial(ClassesHead):
             weight_k; s = label_smoothing. Averaged over samples, not over weights as torch does
     """
 
+    shape_hint = (
+        " A module with one output in binary problems goes with loss='log_loss' (logits) or 'bce' "
+        "(probabilities)."
+    )
+    takes_logits = True
+
     label_smoothing: float = option(0.0, *_SMOOTHING)
     weight: tuple[float, ...] | None = option(None, *_WEIGHT)
 
@@ -154,6 +168,8 @@ class NegativeLogLikelihood(Multinomial):
     Link:   raw = log(p)
     Loss:   -weight[target] * raw[target]
     """
+
+    takes_logits = False
 
     out_activation = "log_softmax"
 
