@@ -519,11 +519,11 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return self._model.raw(X)
 
-    def _read(self, X: Any, meaning: Callable[[Any, Tensor], Tensor]) -> np.ndarray:
-        """Validate X and return what meaning(head, raw) makes of the raw outputs."""
+    def _read(self, X: Any, *meanings: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
+        """Validate X and return what each meaning(head, raw) makes of the raw outputs."""
         raw = self._raw(X)
         with threads_for(raw.numel(), raw.device):
-            return meaning(self._model.head, raw).numpy()
+            return [meaning(self._model.head, raw).numpy() for meaning in meanings]
 
     def _needs_no_validation(self, X: Any) -> bool:
         """Return whether X is as validation would return it, which takes longer than a row."""

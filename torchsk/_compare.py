@@ -97,8 +97,9 @@ def compare(
     """Cross-validate several estimators on the same folds.
 
     Every estimator is cloned and goes through scikit-learn's `cross_validate` once, so each
-    joblib backend and `n_jobs` works as there. Times are those of a fit as it ran: in a
-    parallel backend they include what the fits waited for each other.
+    joblib backend and `n_jobs` works as there. Times are those of a fit as it ran: inside
+    ``joblib.parallel_config("torchsk")`` they include what a fit waited for its stack, and
+    cannot be compared.
 
     Parameters
     ----------
@@ -111,7 +112,8 @@ def compare(
     groups : array-like of shape (n_samples,), default=None
         Group labels, for a `cv` that uses them.
     scoring : str, callable, list of str or dict, default=None
-        One score or several, as in `cross_validate`. None takes each estimator's own `score`.
+        One score or several, as in `cross_validate`. None takes each estimator's own `score`,
+        which need not be the same: R^2 for most regressors, D^2 for quantiles. Name a scorer then.
     cv : int, splitter or iterable of (train, test), default=5
         Folds, made once for all estimators; an int is stratified when any estimator is a
         classifier.
@@ -129,7 +131,8 @@ def compare(
     Returns
     -------
     Comparison
-        Scores, times, numbers of parameters and paired differences; prints as a table.
+        Scores and times (`cv_results`), numbers of weights (`n_parameters`), what searches chose
+        (`best_params`) and paired differences; prints as a table.
 
     Raises
     ------
@@ -208,7 +211,8 @@ class Comparison:
         Name of an estimator -> what `cross_validate` returned: ``fit_time``, ``score_time``
         (seconds) and a ``test_<metric>`` per metric, each an ndarray of shape (n_folds,).
     n_parameters : dict of str to list
-        Name of an estimator -> its network's number of weights per fold, None when unknown.
+        Name of an estimator -> its network's number of weights, intercepts included, per fold;
+        None without a network.
     best_params : dict of str to list
         Name of an estimator -> the parameters its search chose per fold, None without a search.
     test_train_ratio : float
@@ -292,7 +296,9 @@ class Comparison:
         return {name: corrected_resampled_ttest(scores - first, ratio) for name, scores in others}
 
     def to_frame(self):
-        """Return everything as a pandas DataFrame, one row per estimator.
+        """Return everything but `best_params` as a pandas DataFrame, one row per estimator.
+
+        In a script ``print(comparison.to_frame().T)`` shows it whole: a column per estimator.
 
         Returns
         -------

@@ -128,7 +128,11 @@ class LossCurveDisplay:
     """Plot of loss and validation score per epoch, with the best epoch marked.
 
     It is recommended to use :meth:`from_estimator` to make one. An estimator has one colour;
-    the line style tells its training loss, validation loss and validation score apart.
+    the line style tells its training loss, validation loss and validation score apart. The
+    losses are on the left axis; the training loss includes the penalty of `alpha` where that is
+    part of the loss, the validation loss never does. On the right axis is the score that early
+    stopping watched. A star marks the best epoch; its weights are the ones kept only with
+    ``early_stopping=True``, otherwise they are those of the last epoch.
 
     Parameters
     ----------

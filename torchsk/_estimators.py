@@ -418,7 +418,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         proba : ndarray of shape (n_samples, n_classes)
             Rows sum to 1, except in multilabel problems: one probability per label.
         """
-        proba = self._read(X, lambda head, raw: head.inverse_link(raw))
+        (proba,) = self._read(X, lambda head, raw: head.inverse_link(raw))
         if self._kind != "binary":
             return proba
         return np.hstack([1 - proba, proba]) if len(self.classes_) == 2 else np.ones_like(proba)
@@ -442,7 +442,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             return np.log(proba, out=proba)
 
     def _decision(self, X):
-        return self._read(X, lambda head, raw: head.decision(raw))
+        return self._read(X, lambda head, raw: head.decision(raw))[0]
 
     def _codes(self, decision):
         """Return class codes (n_samples,) or indicators (n_samples, n_labels)."""
@@ -901,13 +901,14 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         y_std : ndarray of the shape of y
             Standard deviations; only with ``return_std=True``.
         """
-        prediction = self._read(X, lambda head, raw: head.inverse_link(raw))
-        as_prediction, y_scaler = self._model.head.as_prediction, self._model.y_scaler
-        if not return_std:
-            return as_prediction(prediction)
-        scale = 1.0 if y_scaler is None else y_scaler.scale
-        deviation = self._read(X, lambda head, raw: head.deviation(raw, scale))
-        return as_prediction(prediction), as_prediction(deviation)
+
+        def deviation(head, raw):
+            y_scaler = self._model.y_scaler
+            return head.deviation(raw, 1.0 if y_scaler is None else y_scaler.scale)
+
+        meanings = [lambda head, raw: head.inverse_link(raw), *([deviation] if return_std else [])]
+        values = [self._model.head.as_prediction(part) for part in self._read(X, *meanings)]
+        return tuple(values) if return_std else values[0]
 
     def score(self, X, y, sample_weight=None):
         """Return R^2, or for quantiles D^2: the explained share of the pinball loss.

@@ -252,6 +252,18 @@ class Network:
             return onednn_linear(X, self.weights[layer], self.intercepts[layer])
         return self._affine(self.intercepts[layer], X, self.coefs[layer])
 
+    def _outer(self, delta: Tensor, X: Tensor, large: bool, out: Tensor) -> None:
+        """Write delta^T X, (..., fan_out, fan_in), to `out`."""
+        if large:
+            out.copy_(onednn_linear(delta.mT, X.mT))
+        elif X.ndim == 2:
+            torch.mm(delta.mT, X, out=out)
+        elif out.shape[1] > 2 * out.shape[2]:
+            out.copy_(torch.bmm(X.mT, delta).mT)  # faster with the longer side last
+        else:
+            # bmm(out=) takes several times longer where out is no dense tensor
+            out.copy_(torch.bmm(delta.mT, X))
+
     def predict(self, X: Tensor) -> Tensor:
         """Return raw outputs (..., n_samples, n_outputs)."""
         for layer, activation in enumerate(self.activations):
@@ -284,10 +296,7 @@ class Network:
         for layer in range(len(tape) - 1, -1, -1):
             X, saved, mask = tape[layer]
             large = prefers_onednn(X, X.shape[-2] * self._sizes[layer])
-            if large:
-                gradient.weights[layer].copy_(onednn_linear(delta.mT, X.mT))
-            else:
-                self._matmul(delta.mT, X, out=gradient.weights[layer])
+            self._outer(delta, X, large, gradient.weights[layer])
             torch.sum(delta, -2, keepdim=delta.ndim == 3, out=gradient.intercepts[layer])
             if layer:
                 if large:

@@ -310,10 +310,9 @@ def _check_range(array: np.ndarray, name: str) -> None:
     """Raise when a cast to float32 made values infinite."""
     for rows in _chunks(len(array), array[:1].size):
         # a sum is finite if all its terms are; the reverse may fail by overflow, so look again
-        if (
-            not np.isfinite(array[rows].sum(dtype=np.float64))
-            and not np.isfinite(array[rows]).all()
-        ):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = array[rows].sum(dtype=np.float64)
+        if not np.isfinite(total) and not np.isfinite(array[rows]).all():
             raise ValueError(
                 f"{name} must be within the range of {array.dtype} (about 3e38); "
                 f"scale it, or use standardize=True."
