@@ -523,7 +523,14 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Validate X and return what each meaning(head, raw) makes of the raw outputs."""
         raw = self._raw(X)
         with threads_for(raw.numel(), raw.device):
-            return [meaning(self._model.head, raw).numpy() for meaning in meanings]
+            values = [meaning(self._model.head, raw) for meaning in meanings]
+            is_finite = all(bool(torch.isfinite(value).all()) for value in values)
+        if not is_finite:
+            raise ValueError(
+                f"X must give outputs within the range of {str(raw.dtype)[6:]}; got outputs that are "
+                "not finite, so values in X are too large, or a module returns such outputs."
+            )
+        return [value.numpy() for value in values]
 
     def _needs_no_validation(self, X: Any) -> bool:
         """Return whether X is as validation would return it, which takes longer than a row."""

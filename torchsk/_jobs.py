@@ -182,7 +182,5 @@ def max_iter_warning(job: TrainingJob) -> str | None:
     )
     rule = UPDATE_RULES.get(job.solver)
     if rule is not None and rule.default_max_grad_norm is not None:
-        words += (
-            " Raise max_iter or learning_rate_init, or try solver='adam' or early_stopping=True."
-        )
+        words += " Raise max_iter or learning_rate_init, or try solver='adam'."
     return words
