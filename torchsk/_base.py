@@ -527,8 +527,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             is_finite = all(bool(torch.isfinite(value).all()) for value in values)
         if not is_finite:
             raise ValueError(
-                f"X must give outputs within the range of {str(raw.dtype)[6:]}; got outputs that are "
-                "not finite, so values in X are too large, or a module returns such outputs."
+                f"X must give outputs within the range of {str(raw.dtype)[6:]}; got outputs that "
+                "are not finite, so values in X are too large, or a module returns such outputs."
             )
         return [value.numpy() for value in values]
 

@@ -17,7 +17,7 @@ from torchsk._tensors import Standardizer, available_devices, threads_for
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # numbers per layer and chunk when predicting: stays in the cache of a core
-CHUNK_SIZE = 1_000_000
+CHUNK_SIZE = 400_000
 
 
 @dataclass(frozen=True)
