@@ -963,3 +963,15 @@ def test_a_loss_of_whole_batches_refuses_weights():
         net.fit(X, y, sample_weight=np.ones(200))
     # twice the rows are not merged into weights
     net.fit(np.repeat(X[:50], 2, axis=0), np.repeat(y[:50], 2, axis=0))
+
+
+@pytest.mark.parametrize(("loss", "unit"), [("poisson", 1e30), ("gamma", 1e-30), ("tweedie", 1e20)])
+def test_positive_losses_know_no_unit(loss, unit):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 3))
+    y = np.exp(X[:, 0] / 2)
+    one, other = (
+        TorchRegressor(loss, (10,), max_iter=20, random_state=0).fit(X, y * u).predict(X) / u
+        for u in (1.0, unit)
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-3)

@@ -160,7 +160,7 @@ def test_in_a_stack_within_rounding(kind, name):
     for a, b in zip(stacked, alone):
         assert a.n_iter_ == b.n_iter_
         for ours, theirs in zip([*a.coefs_, *a.intercepts_], [*b.coefs_, *b.intercepts_]):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * abs(theirs).max())
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-3 * abs(theirs).max())
 
 
 def test_a_stacked_search_is_repeatable(iris):

@@ -680,7 +680,7 @@ def test_ctrl_c_does_not_wait_for_a_scorer(fake, data):
 @pytest.mark.parametrize("seed", range(10))
 def test_ctrl_c_at_any_time(fake, seed):
     rng = np.random.RandomState(seed)
-    tasks, moment = _random_tasks(rng), time.monotonic() + 0.05 * rng.rand()
+    tasks, moment = _random_tasks(rng), time.monotonic() + 0.03 + 0.05 * rng.rand()
     with pytest.raises(KeyboardInterrupt), joblib.parallel_config("torchsk", max_models=3):
         thread = _interrupt_when(lambda: time.monotonic() > moment)
         while True:

@@ -225,11 +225,26 @@ class _Net(NeuralNet):
         double: dict[str, Any] = {"module": None, "callbacks": [], "given_": None}
         return {**super().__getstate__(), **double, "callbacks_": callbacks}
 
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """Name a function to load by: formats that call none, such as skops, must not get here."""
+        return _load_net, (type(self), self.__getstate__())
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Raise: skorch's own unpickles what is in the state, code of strangers included."""
+        raise TypeError("a net that skorch has trained can be loaded by pickle only.")
+
+    def _set_state(self, state: dict[str, Any]) -> None:
         """Come to the CPU where the device is not there."""
         absent = state["device"] not in available_devices()
         super().__setstate__({**state, "device": "cpu"} if absent else state)
         self.module = self.module_
+
+
+def _load_net(kind: type[_Net], state: dict[str, Any]) -> _Net:
+    """Return the net that was pickled."""
+    net = kind.__new__(kind)
+    net._set_state(state)
+    return net
 
 
 def _without_scheduler(callback: Callback) -> Callback:

@@ -283,8 +283,12 @@ class PositiveHead(RegressionHead):
         """Return its derivative in raw, which is a temporary."""
 
     def inverse_link(self, raw: Tensor) -> Tensor:
-        """Return exp(raw), the means; positive and finite."""
-        return raw.clamp(-MAX_EXPONENT, MAX_EXPONENT).exp_()
+        """Return exp(raw), the means; positive and finite.
+
+        Here raw is in y's own unit, so the limit is that of the numbers, not that of the loss.
+        """
+        limit = math.log(torch.finfo(raw.dtype).max) - 1
+        return raw.clamp(-limit, limit).exp_()
 
     def standardization(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (0, mean); where the mean is not positive, (0, 1)."""
