@@ -181,6 +181,7 @@ def draw(results, path):
         ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
     ax.set_yticks(range(len(results)), [f"{r['case']}, {r['solver']}" for r in results], fontsize=8)
     ax.invert_yaxis()
+    ax.margins(x=0.05)
     ax.axvline(1, color="0.3", linewidth=1)
     ax.set_xlabel("time of a fit, as a multiple of torchsk's (one thread, medians)")
     ax.legend()

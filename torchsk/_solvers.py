@@ -83,6 +83,15 @@ class SGD(UpdateRule):
         """Apply v = momentum v - rate g; w += v, or w += momentum v - rate g."""
         velocity, momentum = moments[0], self.columns["momentum"]
         gradient.mul_(rate)
+        common = float(self.values["momentum"][0])
+        if momentum.ndim == 0 and common > 0 and weights.device.type in _FUSED_SGD_DEVICES:
+            # the same in one pass: torch's velocity is ours where it maximises with rate -1
+            torch._fused_sgd_(
+                [weights], [gradient], [velocity], weight_decay=0.0,
+                momentum=common, lr=-1.0, dampening=0.0,
+                nesterov=self.nesterov, maximize=True, is_first_step=False,
+            )  # fmt: skip
+            return
         velocity.mul_(momentum).sub_(gradient)
         if self.nesterov:
             weights.addcmul_(velocity, momentum).sub_(gradient)
@@ -166,6 +175,7 @@ class Adagrad(UpdateRule):
         weights.sub_(gradient.div_(torch.sqrt(total).add_(self.columns["epsilon"])).mul_(rate))
 
 
+_FUSED_SGD_DEVICES = ("cpu", "cuda") if hasattr(torch, "_fused_sgd_") else ()
 _FUSED_ADAM_DEVICES = ("cpu", "cuda") if hasattr(torch, "_fused_adam_") else ()
 
 UPDATE_RULES: dict[str, type[UpdateRule]] = {
