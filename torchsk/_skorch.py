@@ -474,15 +474,15 @@ class _Run:
         return self._result(interrupted)
 
     def _gives_probabilities(self) -> bool:
-        """Return whether some rows' outputs look like probabilities where logits are wanted."""
-        if not (self.job.head.takes_logits and isinstance(self.network, FittedModule)):
+        """Return whether outputs of a user's module look like probabilities, not like logits."""
+        if not isinstance(self.network, FittedModule):
             return False
-        X, _ = next(self.data.in_order(min(len(self.data), 100)))
+        X, _ = next(self.data.in_order(self.job.batch_size))
         was_training = self.net.module_.training
         with torch.no_grad():
             raw = self.net.module_.eval()(X)
         self.net.module_.train(was_training)
-        return isinstance(raw, Tensor) and bool(((raw >= 0) & (raw <= 1)).all())
+        return isinstance(raw, Tensor) and self.job.head.are_probabilities(raw)
 
     def _run_epoch(self) -> None:
         """Train one epoch, record it, and set how the run ends if it does."""

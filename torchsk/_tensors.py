@@ -45,8 +45,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
 # multiply-adds of a forward pass from which a second core pays; below, its barriers cost more, and
 # on a busy machine a hundred times more
 PARALLEL_SIZE = 2**25
-# below this torch and its libraries use one core anyway
-SERIAL_SIZE = 2**14
 
 _threads_lock = threading.Lock()
 _threads_before: list[int] = []
@@ -59,8 +57,6 @@ def threads_for(n_multiply_adds: float, device: torch.device) -> AbstractContext
 
     One in a forked process: the threads stayed behind, and who calls for them waits for ever.
     """
-    if n_multiply_adds < SERIAL_SIZE and not _is_forked:
-        return nullcontext()
     is_small = device.type == "cpu" and n_multiply_adds < PARALLEL_SIZE
     return one_thread() if is_small or _is_forked else nullcontext()
 

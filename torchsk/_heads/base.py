@@ -46,8 +46,6 @@ class Head(ABC):
 
     #: what to say of a module's output of another shape
     shape_hint: ClassVar[str] = ""
-    #: whether raw are logits, which a module must not turn into probabilities
-    takes_logits: ClassVar[bool] = False
 
     @property
     def n_outputs(self) -> int:
@@ -79,6 +77,10 @@ class Head(ABC):
                 f"module must return a tensor (n_samples, {self.n_outputs}) for this loss and y; "
                 f"got the shape {tuple(raw.shape)}.{self.shape_hint}"
             )
+
+    def are_probabilities(self, raw: Tensor) -> bool:
+        """Return whether raw looks like probabilities where this head takes logits."""
+        return False
 
     @abstractmethod
     def encode(self, y: np.ndarray) -> np.ndarray:

@@ -45,7 +45,6 @@ class Binomial(LabelsHead):
         " A module with one output per class, two in binary problems, goes with "
         "loss='cross_entropy' (logits) or 'nll' (log-probabilities)."
     )
-    takes_logits = True
 
     label_smoothing: float = option(0.0, *_SMOOTHING)
     pos_weight: float | tuple[float, ...] | None = option(
@@ -60,6 +59,10 @@ class Binomial(LabelsHead):
         """Return y as (smoothed) floats 0 and 1, (n_samples, n_labels)."""
         target = super().encode(y)
         return target + self.label_smoothing * (0.5 - target) if self.label_smoothing else target
+
+    def are_probabilities(self, raw: Tensor) -> bool:
+        """Return whether all lie in [0, 1]: trained logits of many rows hardly ever do."""
+        return bool(((raw >= 0) & (raw <= 1)).all())
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         if self.pos_weight is None:
@@ -84,8 +87,6 @@ class BinaryCrossEntropy(Binomial):
     Loss:   sum over labels of -target * log(raw) - (1 - target) * log(1 - raw)
     """
 
-    takes_logits = False
-
     @property
     def on_logits(self) -> Head:
         """The log loss: the built-in MLP has the sigmoid added."""
@@ -102,6 +103,8 @@ class BinaryCrossEntropy(Binomial):
                 "or name loss='log_loss'); got values in "
                 f"[{float(raw.min()):.3g}, {float(raw.max()):.3g}]."
             )
+
+    are_probabilities = Head.are_probabilities
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         return super().loss(self.decision(raw), target)
@@ -131,10 +134,13 @@ class Multinomial(ClassesHead):
         " A module with one output in binary problems goes with loss='log_loss' (logits) or 'bce' "
         "(probabilities)."
     )
-    takes_logits = True
 
     label_smoothing: float = option(0.0, *_SMOOTHING)
     weight: tuple[float, ...] | None = option(None, *_WEIGHT)
+
+    def are_probabilities(self, raw: Tensor) -> bool:
+        """Return whether all are positive and every row sums to 1."""
+        return bool(((raw >= 0).all(-1) & ((raw.sum(-1) - 1).abs() < 1e-4)).all())
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         if self._is_plain:
@@ -169,8 +175,6 @@ class NegativeLogLikelihood(Multinomial):
     Loss:   -weight[target] * raw[target]
     """
 
-    takes_logits = False
-
     out_activation = "log_softmax"
 
     @property
@@ -188,6 +192,8 @@ class NegativeLogLikelihood(Multinomial):
                 "or name loss='cross_entropy'); got a row whose probabilities sum to "
                 f"{float(total[(total - 1).abs().argmax()]):.3g}."
             )
+
+    are_probabilities = Head.are_probabilities
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         if self._is_plain:
