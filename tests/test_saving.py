@@ -508,12 +508,14 @@ def test_skops_refuses_what_skorch_has_trained(params, iris):
         np.testing.assert_array_equal(twin.predict_proba(iris[0]), net.predict_proba(iris[0]))
 
 
-def test_weights_of_a_module(iris, tmp_path):
+@pytest.mark.parametrize("use_safetensors", [False, True])
+def test_weights_of_a_module(iris, tmp_path, use_safetensors):
     X, y = iris
+    file, how = tmp_path / "weights", {"use_safetensors": use_safetensors}
     net = TorchClassifier(module=Net, max_iter=5, random_state=0).fit(X, y)
-    net.net_.save_params(f_params=tmp_path / "weights.pt")
+    net.net_.save_params(f_params=file, **how)
     other = TorchClassifier(module=Net, max_iter=1, random_state=1).fit(X, y)
-    other.net_.load_params(f_params=tmp_path / "weights.pt")
+    other.net_.load_params(f_params=file, **how)
     np.testing.assert_array_equal(other.predict_proba(X), net.predict_proba(X))
 
 
