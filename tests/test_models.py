@@ -52,11 +52,6 @@ def test_weights_are_for_raw_inputs_and_outputs(X, y_scaled, sparse):
     np.testing.assert_allclose(raw, _by_hand(model, X), rtol=1e-8)
 
 
-def test_unfold_is_the_inverse_of_weights(X):
-    model = _model(X)
-    np.testing.assert_allclose(model.unfold(*model.weights()), model.flat, rtol=1e-9)
-
-
 def test_module_takes_raw_float32(X):
     model = _model(X)
     output = model.module()(torch.from_numpy(X).float()).detach().numpy()

@@ -50,7 +50,7 @@ from torchsk._tensors import (
     threads_for,
 )
 
-# up to this many rows in one batch, duplicates are merged (DESIGN: k repeats = weight k, bitwise)
+# up to this many rows in one batch, duplicates are merged: k repeats = weight k, bit by bit
 MAX_ROWS_TO_MERGE = 1000
 # fitted attributes that solvers with epochs have
 CURVES = (
@@ -250,7 +250,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self,
             job.max_iter,
             X=whole.X,
-            y=self._decode_y(whole.y),
+            y=lambda: self._decode_y(whole.y),
             metadata=None if whole.weight is None else {"sample_weight": whole.weight},
         )
         if tasks is not None:

@@ -202,18 +202,6 @@ class FittedMLP(FittedNetwork):
         intercepts[-1] = intercepts[-1] * factor + offset
         return [c.astype(self.dtype) for c in coefs], [b.astype(self.dtype) for b in intercepts]
 
-    def unfold(self, coefs: list[np.ndarray], intercepts: list[np.ndarray]) -> np.ndarray:
-        """Return flat weights (n_params,) for standardised data: the inverse of `weights`."""
-        coefs = [np.asarray(coef, dtype=np.float64) for coef in coefs]
-        intercepts = [np.asarray(intercept, dtype=np.float64) for intercept in intercepts]
-        offset, factor = self._raw_affine()
-        coefs[-1] = coefs[-1] / factor
-        intercepts[-1] = (intercepts[-1] - offset) / factor
-        if self.x_scaler is not None:
-            intercepts[0] = intercepts[0] + self.x_scaler.mean @ coefs[0]
-            coefs[0] = coefs[0] * self.x_scaler.scale[:, None]
-        return pack(coefs, intercepts)
-
     def module(self) -> nn.Module:
         """Return a plain nn.Sequential: raw float32 features in, raw outputs out."""
         return make_module(self.spec, *self.weights())

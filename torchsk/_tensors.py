@@ -140,10 +140,6 @@ class Standardizer:
             Z = np.subtract(X, self.mean, dtype=np.float64)
             return np.divide(Z, self.scale, out=Z)
 
-    def inverse_transform(self, Z: np.ndarray) -> np.ndarray:
-        """Return Z * scale + mean."""
-        return Z * self.scale + self.mean
-
 
 def _dense_moments(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance of the columns, in two passes over chunks of rows."""

@@ -320,8 +320,7 @@ class _Stack:
             )
 
         def keep() -> None:
-            flat = self._flat(model)
-            if model.best is not None and np.isfinite(flat).all():
+            if model.best is not None and np.isfinite(flat := self._flat(model)).all():
                 model.best = flat
 
         ending = record_epoch(job, model.n_iter, loss, validation, lambda: self._flat(model), keep)
