@@ -77,32 +77,55 @@ def test_backward_is_autograd_for_every_head(activation, n_models):
     lead = () if n_models is None else (n_models,)
     for name, head in HEADS.items():
         spec = _spec(activation, head.n_outputs, dropout=0.4)
-        flat = _draw(rng, *lead, spec.n_params)
+        # below raw = 20, where torch's softplus becomes the identity
+        flat = 0.5 * _draw(rng, *lead, spec.n_params)
         X = _draw(rng, *lead, N_SAMPLES, N_FEATURES)
         target = _draw_target(head, name.split("-")[1], rng, lead)
         weight = torch.from_numpy(rng.uniform(size=(*lead, N_SAMPLES)))
         masks = [
-            torch.from_numpy(rng.binomial(1, 0.6, size=(*lead, N_SAMPLES, width)) / 0.6)
+            torch.from_numpy(rng.binomial(1, 0.6, size=(*lead, width, N_SAMPLES)) / 0.6)
             for width in HIDDEN
         ]
 
-        raw = torch.empty(*lead, N_SAMPLES, head.n_outputs, dtype=torch.float64)
+        raw = torch.empty(*lead, head.n_outputs, N_SAMPLES, dtype=torch.float64).mT
         gradient = torch.full_like(flat, torch.nan)
         with torch.no_grad():
             network = Network(spec, flat)
-            tape = network.forward(X, masks, raw)
+            tape = network.forward(X.mT, masks, raw.mT)
             delta = head.residual(raw, target) * weight.unsqueeze(-1)
-            network.backward(delta, tape, Network(spec, gradient))
+            network.backward(delta.mT, tape, Network(spec, gradient))
 
         for i in range(n_models or 1):
             one = i if n_models else ...
             leaf = flat[one].clone().requires_grad_()
-            oracle = _oracle(spec, leaf, X[one], [mask[one] for mask in masks])
+            oracle = _oracle(spec, leaf, X[one], [mask[one].mT for mask in masks])
             (head.loss(oracle, target[one]) * weight[one]).sum().backward()
             np.testing.assert_allclose(raw[one], oracle.detach(), rtol=1e-10, err_msg=name)
             np.testing.assert_allclose(
                 gradient[one], leaf.grad, rtol=1e-7, atol=1e-10, err_msg=name
             )
+
+
+@pytest.mark.parametrize("groups", [[5], [2, 3], [1, 3, 1]])
+@pytest.mark.parametrize("hidden", [(), (5, 4)], ids=["linear", "deep"])
+def test_models_that_share_their_rows_compute_what_each_does_alone(hidden, groups):
+    rng = np.random.RandomState(6)
+    spec = NetworkSpec((N_FEATURES, *hidden, 2), ("tanh",) * len(hidden), (0.0,) * len(hidden))
+    no_masks = [None] * len(hidden)
+    flat, delta = _draw(rng, 5, spec.n_params), _draw(rng, 5, 2, N_SAMPLES)
+    X = _draw(rng, len(groups), N_FEATURES, N_SAMPLES)
+    out, gradient = torch.empty_like(delta), torch.empty_like(flat)
+    network = Network(spec, flat, groups)
+    network.backward(
+        delta.clone(), network.forward(X, no_masks, out), Network(spec, gradient, groups)
+    )
+    for i, group in enumerate(np.repeat(np.arange(len(groups)), groups)):
+        expected, part = torch.empty_like(delta[i]), torch.empty_like(flat[i])
+        alone = Network(spec, flat[i])
+        tape = alone.forward(X[group], no_masks, expected)
+        alone.backward(delta[i].clone(), tape, Network(spec, part))
+        torch.testing.assert_close(out[i], expected)
+        torch.testing.assert_close(gradient[i], part)
 
 
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, Wave])
@@ -112,8 +135,8 @@ def test_no_hidden_layer_and_no_dropout(activation):
     assert Network(linear, torch.zeros(linear.n_params)).predict(torch.ones(4, 3)).shape == (4, 2)
     spec, X = _spec(activation), _draw(rng, N_SAMPLES, N_FEATURES)
     flat = _draw(rng, spec.n_params)
-    raw = torch.empty(N_SAMPLES, 2, dtype=torch.float64)
-    Network(spec, flat).forward(X.clone(), [None, None], raw)
+    raw = torch.empty(2, N_SAMPLES, dtype=torch.float64).mT
+    Network(spec, flat).forward(X.clone().mT, [None, None], raw.mT)
     np.testing.assert_allclose(Network(spec, flat).predict(X), raw, rtol=1e-12)
 
 

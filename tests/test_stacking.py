@@ -15,6 +15,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from joblib.parallel import BatchedCalls
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
@@ -82,6 +83,10 @@ class Job:
     key: object
     ridge: float
     device: str = "cpu"
+
+    @property
+    def size(self):
+        return self.X.numel()
 
 
 class FakeTraining:
@@ -329,16 +334,27 @@ def test_what_has_no_key_trains_by_itself_in_its_own_thread(fake, data):
 
 
 @pytest.mark.parametrize(
-    "max_models, expected", [(None, [32, 28]), (25, [25, 25, 10]), (1, [1] * 60)]
+    "max_models, expected",
+    [(None, [20] * 3), (40, [40, 20]), (100, [60]), (15, [10] * 6), (1, [1] * 60)],
 )
-def test_max_models_limits_a_stack(fake, data, max_models, expected):
+def test_max_models_limits_a_stack_of_whole_folds(fake, data, max_models, expected):
     with joblib.parallel_config("torchsk", max_models=max_models):
         _search({"ridge": list(range(20))}, refit=False).fit(*data)
     assert fake.sizes == expected
 
 
-def test_tasks_that_wait_are_few(fake, data, monkeypatch):
-    monkeypatch.setattr(_stacking, "MAX_WAITING_TASKS", 8)
+@pytest.mark.parametrize(
+    "bound, expected",
+    [
+        ({"MAX_WAITING_TASKS": 8}, 8),
+        ({"MAX_WAITING_SIZE": 1000}, 4),  # two folds of iris; but a whole stack may wait
+        ({"MAX_WAITING_SIZE": 2500}, 7),
+        ({}, 27),
+    ],
+)
+def test_tasks_that_wait_are_few(fake, data, monkeypatch, bound, expected):
+    for name, value in bound.items():
+        monkeypatch.setattr(_stacking, name, value)
     most = 0
     train = fake.train
 
@@ -348,10 +364,29 @@ def test_tasks_that_wait_are_few(fake, data, monkeypatch):
         return train(jobs, should_stop)
 
     fake.train = spy
-    with joblib.parallel_config("torchsk"):
-        _search({"key": [0, 1, 2], "ridge": [1.0, 2.0, 3.0]}, refit=False).fit(*data)
-    assert most == 8
+    with joblib.parallel_config("torchsk", max_models=4):
+        _search({"ridge": list(range(9))}, refit=False).fit(*data)
+    assert most == expected
     assert sum(fake.sizes) == 27
+
+
+@pytest.mark.parametrize(
+    "n_folds, n_processes, expected",
+    [
+        (4, 2, [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]),
+        (3, 2, [[0, 3, 6, 9, 2, 8], [1, 4, 7, 10, 5, 11]]),
+        (1, 3, [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]),
+        (12, 2, [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]),
+        (4, 13, [[i] for i in range(12)]),
+    ],
+)
+def test_processes_are_dealt_whole_folds(n_folds, n_processes, expected):
+    """As a search dispatches its tasks: one candidate after the other, each on every fold."""
+    X, folds = np.zeros((3, 2)), [np.arange(3) for _ in range(n_folds)]
+    tasks = [
+        BatchedCalls([(len, (X,), {"train": folds[i % n_folds], "n": i})], None) for i in range(12)
+    ]
+    assert sorted(_stacking._shares(tasks, n_processes)) == [sorted(share) for share in expected]
 
 
 def test_equal_data_are_kept_once(fake, data):
@@ -360,7 +395,11 @@ def test_equal_data_are_kept_once(fake, data):
     (jobs,) = fake.stacks
     for name in "X", "target":
         assert len({id(getattr(job, name)) for job in jobs}) == 3
-    assert not jobs[0].X.equal(jobs[1].X)
+    assert not jobs[0].X.equal(jobs[-1].X)
+    # candidates of one fold stand together
+    assert [id(job.X) for job in jobs] == [
+        id(jobs[i].X) for i in (0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8)
+    ]
 
 
 def test_n_jobs_of_the_loop_does_not_unstack(fake, data):

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from torchsk import TorchClassifier, TorchRegressor, _solvers, _stacking, _training
+from torchsk._mlp import Network
 from torchsk._solvers import SCHEDULES, UPDATE_RULES
 from torchsk._training import TrainingCancelled, TrainingResult, max_models, stack_key, train
 
@@ -67,21 +68,31 @@ BASE = {"hidden_layer_sizes": (8, 5), "batch_size": 32, "max_iter": 12, "tol": 0
 
 
 def _jobs(
-    job_of, kind="multiclass", weights=(), n_samples=N_SAMPLES, validate=False, vary=None, **params
+    job_of,
+    kind="multiclass",
+    weights=(),
+    n_samples=N_SAMPLES,
+    validate=False,
+    vary=None,
+    folds=range(5),
+    **params,
 ):
-    """Five jobs; vary maps a parameter to its five values."""
+    """Five jobs; vary maps a parameter to its five values. Jobs of one fold share data and seed."""
     estimator_class = (
         TorchClassifier if kind in ("binary", "multiclass", "multilabel") else TorchRegressor
     )
-    jobs = []
-    for i, n in enumerate(n_samples):
-        X, y = _data(n, i, kind)
-        own = {"learning_rate_init": RATES[i], "alpha": ALPHAS[i], "random_state": i}
+    jobs, first_of = [], {}
+    for i, fold in enumerate(folds):
+        n = n_samples[fold]
+        X, y = _data(n, fold, kind)
+        own = {"learning_rate_init": RATES[i], "alpha": ALPHAS[i], "random_state": fold}
         own |= {name: values[i] for name, values in (vary or {}).items()}
-        fit_params = {"sample_weight": _weights(n, i)} if i in weights else {}
+        fit_params = {"sample_weight": _weights(n, fold)} if fold in weights else {}
         if validate:
-            fit_params |= dict(zip(("X_val", "y_val"), _data(30 + i, 10 + i, kind)))
-        jobs.append(job_of(estimator_class(**{**BASE, **own, **params}), X, y, **fit_params))
+            fit_params |= dict(zip(("X_val", "y_val"), _data(30 + fold, 10 + fold, kind)))
+        job = job_of(estimator_class(**{**BASE, **own, **params}), X, y, **fit_params)
+        first = first_of.setdefault(fold, job)
+        jobs.append(replace(job, X=first.X, target=first.target, weight=first.weight))
     return jobs
 
 
@@ -182,6 +193,64 @@ def test_together_as_alone(job_of, case):
     assert_same(train(copy.deepcopy(jobs)), expected)
     if case in ("early-stopping", "stopping"):
         assert len({result.n_iter for result in expected}) > 2  # not all at once
+
+
+@pytest.fixture
+def groups_seen(monkeypatch):
+    """The groups of models that share their batches, of every network that is built."""
+    seen, init = [], Network.__init__
+
+    def spy(self, spec, flat, groups=None):
+        seen.append(groups)
+        init(self, spec, flat, groups)
+
+    monkeypatch.setattr(Network, "__init__", spy)
+    return seen
+
+
+def _copy(jobs):
+    """Copy all but the data, which stay shared."""
+    return [
+        replace(copy.deepcopy(job), X=job.X, target=job.target, weight=job.weight) for job in jobs
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger than sample size")
+@pytest.mark.parametrize("case", TOGETHER)
+def test_candidates_of_a_fold_share_their_batches(job_of, groups_seen, case):
+    """And each gets what it gets alone, its generator's state included."""
+    folds = [2, 0, 2, 0, 2]
+    jobs, alone = _jobs(job_of, folds=folds, **TOGETHER[case]), []
+    together = _copy(jobs)
+    results = train(together)
+    assert groups_seen[:2] == [[3, 2]] * 2  # weights and gradients
+    for job, other in zip(_copy(jobs), together):
+        alone += train([job])
+        assert groups_seen[-1] is None
+        assert job.rng.randint(2**31) == other.rng.randint(2**31)
+    assert_same(results, alone)
+
+
+def test_other_seeds_or_shuffled_copies_share_nothing(job_of, groups_seen):
+    n_samples = [96] * 5
+    for params in (
+        {"folds": [0] * 5, "vary": {"random_state": range(5)}},
+        {"folds": range(5), "vary": {"random_state": [0] * 5}},
+    ):
+        train(_jobs(job_of, n_samples=n_samples, **params))
+        assert groups_seen[0] is None
+        groups_seen.clear()
+    # but without an order, seeds do not matter
+    train(
+        _jobs(
+            job_of,
+            n_samples=n_samples,
+            shuffle=False,
+            folds=[0] * 5,
+            vary={"random_state": range(5)},
+        )
+    )
+    assert groups_seen[0] == [5]
 
 
 def test_warm_moments_are_taken_over(job_of):

@@ -1,6 +1,6 @@
 """Which rows each step of a stack sees: the plan of an epoch, and its batches as tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,34 @@ from torchsk._jobs import TrainingJob
 from torchsk._tensors import Rows
 
 
+class RowOrder:
+    """The order in which one job, or several that share their batches, see their rows.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows,)
+        Numbers of the rows in the data of the stack.
+    rng : RandomState or None
+        Shuffles them; without it the order stays.
+    """
+
+    def __init__(self, rows: np.ndarray, rng: np.random.RandomState | None):
+        self.rows, self.rng = rows, rng
+
+    def next_epoch(self) -> np.ndarray:
+        """Return this epoch's order: scikit-learn's cumulative shuffles."""
+        if self.rng is not None:
+            permutation = np.arange(len(self.rows))
+            self.rng.shuffle(permutation)
+            self.rows = self.rows[permutation]
+        return self.rows
+
+
 class TrainingData:
     """The rows of all jobs of a stack, one after the other; jobs that share rows share one copy.
+
+    Jobs that share their rows and the state of their random generators (the candidates of a grid
+    search on one fold) see the same batches for ever, and so share one `RowOrder`.
 
     Parameters
     ----------
@@ -21,22 +47,35 @@ class TrainingData:
     """
 
     def __init__(self, jobs: Sequence[TrainingJob]):
-        #: number of every job's first row
-        self.offsets: list[int] = []
-        owners, seen, total = [], {}, 0
+        #: the order of each job's rows
+        self.orders: list[RowOrder] = []
+        owners, offsets, total = [], {}, 0
+        orders: dict[Hashable, RowOrder] = {}
         for job in jobs:
             key = (id(job.X), id(job.target), id(job.weight))
-            if key not in seen:
-                seen[key] = total
+            if key not in offsets:
+                offsets[key] = total
                 owners.append(job)
                 total += job.X.n_rows
-            self.offsets.append(seen[key])
-        rows = type(owners[0].X)
-        self.X: Rows = rows.concatenate([job.X for job in owners])  # type: ignore[misc]
+            # one batch that holds all rows is the same every epoch
+            rng = job.rng if job.shuffle and job.X.n_rows > job.batch_size else None
+            rows = np.arange(offsets[key], offsets[key] + job.X.n_rows)
+            order = orders.setdefault((key, _state_of(rng)), RowOrder(rows, rng))
+            self.orders.append(order)
+        rows_class = type(owners[0].X)
+        self.X: Rows = rows_class.concatenate([job.X for job in owners])  # type: ignore[misc]
         self.target = torch.cat([job.target for job in owners])
         self.weight: Tensor | None = None
         if any(job.weight is not None for job in jobs):
             self.weight = torch.cat([_weight_of(job) for job in owners])
+
+
+def _state_of(rng: np.random.RandomState | None) -> Hashable:
+    """Return what tells one state of a generator from all others."""
+    if rng is None:
+        return None
+    _, keys, position, *_ = rng.get_state(legacy=True)
+    return np.asarray(keys).tobytes(), position
 
 
 def _weight_of(job: TrainingJob) -> Tensor:
@@ -70,27 +109,32 @@ class Plan:
         self.shares = torch.from_numpy((sizes / lengths).astype(np.float32)).to(device)
 
     def arrange(self, table: np.ndarray) -> Tensor:
-        """Return the entries of (n_models, longest) in the order of use, on the device."""
+        """Return the entries of (n_tables, longest) in the order of use, on the device."""
         cut = (self.n_batches - 1) * self.batch_size
-        full = table[:, :cut].reshape(self.n_models, self.n_batches - 1, self.batch_size)
+        full = table[:, :cut].reshape(len(table), self.n_batches - 1, self.batch_size)
         flat = np.concatenate([full.transpose(1, 0, 2).ravel(), table[:, cut:].ravel()])
         return torch.from_numpy(flat).to(self.device)
 
-    def index(self, orders: Sequence[np.ndarray]) -> Tensor:
-        """Return the row numbers of each model's epoch, in the order of use."""
-        table = np.empty((self.n_models, self.longest), dtype=np.int64)
+    def table(self, orders: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the row numbers of each order's epoch, (n_orders, longest)."""
+        table = np.empty((len(orders), self.longest), dtype=np.int64)
         for row, order in zip(table, orders):
             row[: len(order)] = order
             row[len(order) :] = order[0]
-        return self.arrange(table)
+        return table
 
 
 @dataclass
 class Batch:
-    """What one step needs: views of a block's tensors; leading n_models axis in a stack."""
+    """What one step needs: views of a block's tensors; leading n_models axis in a stack.
+
+    X (..., n_features, size) has one table per group of models in a stack with groups; `out` is
+    (..., n_outputs, size), and `raw` is the same with samples as rows.
+    """
 
     X: Tensor
     target: Tensor
+    out: Tensor
     raw: Tensor
     norm: Tensor
     factor: Tensor
@@ -101,7 +145,7 @@ class Batch:
 class Block:
     """Some batches of an epoch: tensors that are filled anew, and their views per step.
 
-    Rows lie in the order of use: batches first, then models, then rows.
+    Rows lie in the order of use: batches first, then models (or groups of them), then rows.
     """
 
     def __init__(
@@ -109,68 +153,81 @@ class Block:
         plan: Plan,
         data: TrainingData,
         n_outputs: int,
+        n_groups: int,
         alpha: Tensor,
         n_batches: int,
         is_last: bool,
     ):
         self.plan, self.data, self.alpha = plan, data, alpha
+        self.n_outputs, self.n_groups = n_outputs, n_groups
         n_models, device, dtype = plan.n_models, plan.device, alpha.dtype
         self.sizes = [self.plan.batch_size] * n_batches
         if is_last:
             self.sizes[-1] = self.plan.last
-        self.counts = [n_models * size for size in self.sizes]
-        total = sum(self.counts)
-        self.X = torch.empty(total, data.X.n_features, device=device, dtype=dtype)
+        self.n_rows = sum(self.sizes)
+        self.X = torch.empty(self.n_rows * n_groups, data.X.n_features, device=device, dtype=dtype)
+        total = self.n_rows * n_models
         self.target = data.target.new_empty(total, data.target.shape[1])
-        self.raw = torch.empty(total, n_outputs, device=device, dtype=dtype)
+        #: raw outputs; every batch lies (n_models, n_outputs, size)
+        self.out = torch.empty(total, n_outputs, device=device, dtype=dtype)
         self.norms = torch.zeros(n_batches, n_models, device=device, dtype=dtype)
         self.factors = torch.empty(total, 1, device=device, dtype=dtype)
         sizes = torch.tensor(self.sizes, device=device, dtype=dtype)
         #: 1 / (sum of the weights of a batch), (n_batches, n_models)
         self.inverse = (1 / sizes).unsqueeze(1).expand(n_batches, n_models).contiguous()
         self.penalties = torch.empty(n_batches, n_models, 1, device=device, dtype=dtype)
-        lead = () if n_models == 1 else (n_models,)
 
-        def steps(rows: Tensor) -> list[Tensor]:
-            return [part.view(*lead, -1, rows.shape[1]) for part in rows.split(self.counts)]
+        def steps(rows: Tensor, n_tables: int) -> list[Tensor]:
+            """Return one view (n_tables, size, n_columns) per batch; (size, ...) for one model."""
+            lead = () if n_models == 1 else (n_tables,)
+            parts = rows.split([n_tables * size for size in self.sizes])
+            return [part.view(*lead, -1, rows.shape[1]) for part in parts]
 
-        n_rows = plan.n_rows[-n_batches:] if is_last else plan.n_rows[:n_batches]
-        factors = steps(self.factors) if self.plan.weighted else (1 / sizes).unbind()
+        outs = [part.view(*part.shape[:-2], n_outputs, -1) for part in steps(self.out, n_models)]
         self.batches = [
             Batch(*views)
             for views in zip(
-                steps(self.X),
-                steps(self.target),
-                steps(self.raw),
+                [part.mT for part in steps(self.X, n_groups)],
+                steps(self.target, n_models),
+                outs,
+                [out.mT for out in outs],
                 self.norms.unbind(),
-                factors,
+                steps(self.factors, n_models) if self.plan.weighted else (1 / sizes).unbind(),
                 self.penalties.unbind(),
-                n_rows,
+                plan.n_rows[-n_batches:] if is_last else plan.n_rows[:n_batches],
             )
         ]
         self.penalties.copy_(self.inverse.unsqueeze(2) * self.alpha)
         self.first = 0
 
-    def fill(self, index: Tensor, first: int) -> None:
-        """Gather the rows of the batches from number `first` on."""
+    def fill(self, index: Tensor, group_index: Tensor, first: int) -> None:
+        """Gather the rows of the batches from number `first` on: by model, and by group for X."""
         self.first = first
-        start = first * self.plan.batch_size * self.norms.shape[1]
-        here = slice(start, start + len(self.X))
-        self.data.X.take(index[here], out=self.X)
-        torch.index_select(self.data.target, 0, index[here], out=self.target)
+        start = first * self.plan.batch_size
+        group_rows = slice(start * self.n_groups, (start + self.n_rows) * self.n_groups)
+        self.data.X.take(group_index[group_rows], out=self.X)
+        rows = slice(start * self.plan.n_models, (start + self.n_rows) * self.plan.n_models)
+        torch.index_select(self.data.target, 0, index[rows], out=self.target)
         if self.plan.weighted:
-            weight = self.plan.valid[here]
+            weight = self.plan.valid[rows]
             if self.data.weight is not None:
-                weight = weight * self.data.weight.index_select(0, index[here])
+                weight = weight * self.data.weight.index_select(0, index[rows])
             self._weigh(weight)
 
-    def _tables(self, rows: Tensor) -> list[Tensor]:
-        """Return views (n_batches, n_models, size) of rows (n_rows,): one per size of batch."""
-        n_models = self.norms.shape[1]
-        n_last = self.counts[-1] if self.sizes[-1] != self.sizes[0] else 0
-        full, last = rows[: len(rows) - n_last], rows[len(rows) - n_last :]
-        tables = [full.view(-1, n_models, self.sizes[0])]
-        return [*tables, last.view(1, n_models, -1)] if n_last else tables
+    def _tables(self, rows: Tensor, *shape: int) -> list[Tensor]:
+        """Return views (n_batches, n_models, *shape) of rows, one per size of batch.
+
+        A -1 in the shape is the size, which is the shape for rows of a single number.
+        """
+        n_last = self.sizes[-1] if self.sizes[-1] != self.sizes[0] else 0
+        n_models = self.plan.n_models
+        parts = rows.split([(self.n_rows - n_last) * n_models, n_last * n_models])
+        sizes = self.sizes[0], n_last
+        return [
+            part.view(-1, n_models, *(size if n == -1 else n for n in shape or (-1,)))
+            for part, size in zip(parts, sizes)
+            if len(part)
+        ]
 
     def _weigh(self, weight: Tensor) -> None:
         """Set what depends on the weights of the rows (n_rows,)."""
@@ -180,7 +237,7 @@ class Block:
         torch.where(totals > 0, 1 / totals, torch.zeros_like(totals), out=self.inverse)
         self.penalties.copy_(self.inverse.unsqueeze(2) * self.alpha)
         start = 0
-        for table, factors in zip(tables, self._tables(self.factors.squeeze(1))):
+        for table, factors in zip(tables, self._tables(self.factors)):
             inverse = self.inverse[start : start + len(table)].unsqueeze(2)
             torch.mul(table, inverse, out=factors)
             start += len(table)
@@ -190,7 +247,11 @@ class Block:
 
         As in scikit-learn a batch counts by its rows, within it a row by its weight.
         """
-        losses = head.loss(self.raw, self.target) * head.loss_scale
+        raw = self.out
+        if self.n_outputs > 1:
+            tables = self._tables(raw, self.n_outputs, -1)
+            raw = torch.cat([table.mT.reshape(-1, self.n_outputs) for table in tables])
+        losses = head.loss(raw, self.target) * head.loss_scale
         if self.plan.weighted:
             losses = losses * self.factors.squeeze(1)
         data = torch.cat([table.sum(2, dtype=torch.float64) for table in self._tables(losses)])

@@ -91,6 +91,11 @@ class TrainingJob:
     lane: Lane | None = None
 
     @property
+    def size(self) -> int:
+        """How many numbers its rows hold."""
+        return self.X.n_rows * self.X.n_features
+
+    @property
     def dtype(self) -> torch.dtype:
         """float32, or float64 for solvers whose line search needs it."""
         return torch.float64 if self.solver in FULL_BATCH_SOLVERS else torch.float32

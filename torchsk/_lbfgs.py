@@ -42,14 +42,15 @@ def train_lbfgs(
                 if step >= n_rows
                 else job.X.take(torch.arange(rows.start, rows.stop, device=job.device))
             )
-            raw = torch.empty(len(X), job.head.n_outputs, dtype=job.dtype, device=job.device)
-            tape = network.forward(X, [None] * len(job.spec.activations), raw)
+            out = torch.empty(job.head.n_outputs, len(X), dtype=job.dtype, device=job.device)
+            tape = network.forward(X.mT, [None] * len(job.spec.activations), out)
+            raw = out.mT
             losses = job.head.loss(raw, job.target[rows])
             delta = job.head.residual(raw, job.target[rows])
             if weight is not None:
                 losses, delta = losses * weight[rows], delta * weight[rows].unsqueeze(1)
             loss += float(losses.sum()) / total
-            network.backward(delta.div_(total), tape, gradients)
+            network.backward(delta.div_(total).mT, tape, gradients)
             gradient += part
         coefs = weights[: job.spec.n_coefs]
         gradient[: job.spec.n_coefs] += coefs * (job.alpha / total)

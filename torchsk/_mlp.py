@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchsk._matmul import onednn_linear, prefers_onednn
+from torchsk._matmul import affine, product, product_into
 from torchsk._random import seeded_torch
 
 aten = torch.ops.aten
@@ -116,13 +116,16 @@ def make_activation(activation: str | type[nn.Module]) -> Activation:
         return ACTIVATIONS[activation]
     module = activation().eval()  # RReLU and its like: no draws of torch's global generator
 
+    def forward(z: Tensor) -> Tensor:
+        return module(z.mT).mT  # a module sees samples as rows
+
     def backward_(delta: Tensor, z: Tensor) -> Tensor:
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(module(leaf), leaf, delta)
+            (gradient,) = torch.autograd.grad(forward(leaf), leaf, delta)
         return delta.copy_(gradient)
 
-    return Activation(module, backward_, activation, saves_input=True)
+    return Activation(forward, backward_, activation, saves_input=True)
 
 
 @dataclass(frozen=True)
@@ -224,88 +227,105 @@ def draw_weights(
 class Network:
     """A multi-layer perceptron, or a stack of them, looking at flat weights.
 
+    Inside, samples are columns: a layer is W x + b, and what it returns lies (..., width,
+    n_samples).
+
     Parameters
     ----------
     spec : NetworkSpec
     flat : Tensor of shape (n_params,) or (n_models, n_params)
         The weights; every method sees later in-place changes.
+    groups : list of int, optional
+        Numbers of neighbouring models that see the same rows: their first layer is one wide
+        product. Without it every model of a stack sees rows of its own.
     """
 
-    def __init__(self, spec: NetworkSpec, flat: Tensor):
-        self.widths = spec.layer_sizes
+    def __init__(self, spec: NetworkSpec, flat: Tensor, groups: list[int] | None = None):
+        self.widths, self.groups = spec.layer_sizes, groups
         self.activations = [make_activation(name) for name in spec.activations]
         coefs, intercepts = spec.split(flat)
         self.coefs: list[Tensor] = coefs
         # (..., fan_out, fan_in), contiguous
         self.weights: list[Tensor] = [coef.mT for coef in coefs]
-        stacked = flat.ndim == 2
-        self.intercepts: list[Tensor] = [b.unsqueeze(1) if stacked else b for b in intercepts]
-        self._affine = torch.baddbmm if stacked else torch.addmm
-        self._matmul = torch.bmm if stacked else torch.mm
-        self._sizes = [
-            0 if stacked else fan_in * fan_out for fan_in, fan_out in pairwise(spec.layer_sizes)
-        ]
-
-    def _layer(self, layer: int, X: Tensor) -> Tensor:
-        """Return X W + b."""
-        if prefers_onednn(X, X.shape[-2] * self._sizes[layer]):
-            return onednn_linear(X, self.weights[layer], self.intercepts[layer])
-        return self._affine(self.intercepts[layer], X, self.coefs[layer])
-
-    def _outer(self, delta: Tensor, X: Tensor, large: bool, out: Tensor) -> None:
-        """Write delta^T X, (..., fan_out, fan_in), to `out`."""
-        if large:
-            out.copy_(onednn_linear(delta.mT, X.mT))
-        elif X.ndim == 2:
-            torch.mm(delta.mT, X, out=out)
-        elif out.shape[1] > 2 * out.shape[2]:
-            out.copy_(torch.bmm(X.mT, delta).mT)  # faster with the longer side last
-        else:
-            # bmm(out=) takes several times longer where out is no dense tensor
-            out.copy_(torch.bmm(delta.mT, X))
+        self.intercepts: list[Tensor] = [b.unsqueeze(-1) for b in intercepts]
+        if groups is not None:
+            self._first = self.weights[0].split(groups), self.intercepts[0].split(groups)
+        self._memory: dict[tuple[str, int, int], Tensor] = {}
 
     def predict(self, X: Tensor) -> Tensor:
-        """Return raw outputs (..., n_samples, n_outputs)."""
+        """Return raw outputs (..., n_samples, n_outputs) of X (..., n_samples, n_features)."""
+        columns = X.mT
         for layer, activation in enumerate(self.activations):
-            X = activation.forward_(self._layer(layer, X))
-        return self._layer(len(self.activations), X)
+            columns = activation.forward_(self._layer(layer, columns))
+        return self._layer(len(self.activations), columns).mT
 
     def forward(self, X: Tensor, masks: Sequence[Tensor | None], out: Tensor) -> list[tuple]:
-        """Write raw outputs to `out` and return what `backward` needs.
+        """Write raw outputs (..., n_outputs, n_samples) to `out`; return what `backward` needs.
 
-        Masks (..., n_samples, width) multiply the hidden activations: dropout. The result holds,
-        per layer, (input, saved for the derivative of the activation before it, mask).
+        X is (..., n_features, n_samples), one per group in a stack with groups. Masks (..., width,
+        n_samples) multiply the hidden activations: dropout. The result holds, per layer, (input,
+        saved for the derivative of the activation before it, mask).
         """
         tape: list[tuple] = [(X, None, None)]
         for layer, (activation, mask) in enumerate(zip(self.activations, masks)):
-            z = self._layer(layer, X)
+            z = self._layer(layer, X, self._use_again("z", layer, X))
             X = activation.forward_(z)
             saved = z if activation.saves_input else X
             if mask is not None:
                 X = X * mask
             tape.append((X, saved, mask))
-        last = len(self.activations)
-        if prefers_onednn(X, X.shape[-2] * self._sizes[last]):
-            out.copy_(onednn_linear(X, self.weights[last], self.intercepts[last]))
-        else:
-            self._affine(self.intercepts[last], X, self.coefs[last], out=out)
+        raw = self._layer(len(self.activations), X, out)
+        if raw is not out:
+            out.copy_(raw)
         return tape
 
     def backward(self, delta: Tensor, tape: list[tuple], gradient: "Network") -> None:
         """Write d loss / d weights into `gradient`, given delta = d loss / d raw."""
         for layer in range(len(tape) - 1, -1, -1):
             X, saved, mask = tape[layer]
-            large = prefers_onednn(X, X.shape[-2] * self._sizes[layer])
-            self._outer(delta, X, large, gradient.weights[layer])
-            torch.sum(delta, -2, keepdim=delta.ndim == 3, out=gradient.intercepts[layer])
+            self._outer(layer, delta, X, gradient)
+            torch.sum(delta, -1, keepdim=True, out=gradient.intercepts[layer])
             if layer:
-                if large:
-                    delta = onednn_linear(delta, self.coefs[layer])
-                else:
-                    delta = self._matmul(delta, self.weights[layer])
+                delta = product(
+                    self.coefs[layer], delta, self._use_again("delta", layer - 1, delta)
+                )
                 if mask is not None:
                     delta.mul_(mask)
                 delta = self.activations[layer - 1].backward_(delta, saved)
+
+    def _layer(self, layer: int, X: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return W X + b, in `out` where that is faster."""
+        if layer or self.groups is None:
+            return affine(self.weights[layer], X, self.intercepts[layer], out)
+        assert out is not None
+        for wide, rows, weight, bias in zip(self._wide(out), X, *self._first):
+            z = affine(weight.reshape(-1, weight.shape[2]), rows, bias.reshape(-1, 1), wide)
+            if len(X) == 1:
+                return z.view(out.shape)
+            if z is not wide:
+                wide.copy_(z)
+        return out
+
+    def _wide(self, columns: Tensor) -> list[Tensor]:
+        """Return views (n_models * width, n_samples), one per group, of a layer's columns."""
+        assert self.groups is not None
+        return [part.view(-1, part.shape[2]) for part in columns.split(self.groups)]
+
+    def _use_again(self, name: str, layer: int, like: Tensor) -> Tensor:
+        """Return the memory (..., width, n_samples) of a hidden layer, the same at every step."""
+        key = name, layer, like.shape[-1]
+        if key not in self._memory:
+            *lead, width, _ = self.weights[layer].shape
+            self._memory[key] = like.new_empty(*lead, width, like.shape[-1])
+        return self._memory[key]
+
+    def _outer(self, layer: int, delta: Tensor, X: Tensor, gradient: "Network") -> None:
+        """Write delta X^T, (..., fan_out, fan_in), to the gradient of a layer's weights."""
+        if layer or self.groups is None:
+            product_into(gradient.weights[layer], delta, X.mT)
+            return
+        for wide, rows, out in zip(self._wide(delta), X, gradient._first[0]):
+            out.copy_(product(wide, rows.mT).view(out.shape))
 
 
 def make_module(

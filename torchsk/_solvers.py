@@ -108,6 +108,7 @@ class Adam(UpdateRule):
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         super().__init__(values, nesterov, like)
         self._no_correction = torch.tensor(1e12, device=like.device)
+        self._one, self._steps = torch.ones((), device=like.device), torch.empty_like(like)
 
     def rates(self, rate: np.ndarray, n_steps: np.ndarray, n_batches: int) -> np.ndarray:
         """Return rate sqrt(1 - beta_2^t) / (1 - beta_1^t)."""
@@ -117,7 +118,8 @@ class Adam(UpdateRule):
 
     def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
         """Apply w -= rate m / (sqrt(v) + epsilon)."""
-        if len(weights) == 1 and weights.device.type in _FUSED_ADAM_DEVICES:
+        common = all(column.ndim == 0 for column in self.columns.values())
+        if common and weights.device.type in _FUSED_ADAM_DEVICES:
             self._fused_step_(weights, gradient, moments, rate)
             return
         m, v = moments[0], moments[1]
@@ -133,14 +135,19 @@ class Adam(UpdateRule):
         """Do the same in the one pass of torch's fused kernel.
 
         Its own bias correction, which treats epsilon differently, is switched off by a step number
-        at which it is 1: `rates` has corrected already.
+        at which it is 1: `rates` has corrected already. It takes one rate, so that of a stack is
+        multiplied in afterwards: the kernel steps from zero.
         """
         beta_1, beta_2, epsilon = (float(self.values[name][0]) for name in self.hyper_parameters)
+        alone = len(weights) == 1
+        target = weights if alone else self._steps.zero_()
         torch._fused_adam_(
-            [weights[0]], [gradient[0]], [moments[0, 0]], [moments[1, 0]], [],
-            [self._no_correction], lr=rate, beta1=beta_1, beta2=beta_2, weight_decay=0.0,
-            eps=epsilon, amsgrad=False, maximize=False,
+            [target], [gradient], [moments[0]], [moments[1]], [],
+            [self._no_correction], lr=rate if alone else self._one, beta1=beta_1, beta2=beta_2,
+            weight_decay=0.0, eps=epsilon, amsgrad=False, maximize=False,
         )  # fmt: skip
+        if not alone:
+            weights.addcmul_(target, rate)
 
 
 class AdamW(Adam):

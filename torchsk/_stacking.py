@@ -13,7 +13,7 @@ import traceback
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -30,8 +30,10 @@ from torchsk._training import TrainingJob, TrainingResult
 
 # What joblib is told: loops that cut their work by the number of jobs (Bagging) then cut it finely.
 N_REPORTED_JOBS = 128
-# A waiting task keeps its copies of the data: with this many, training waits for no more of them.
+# A waiting task keeps its copies of the data: with this many tasks, or numbers in their rows,
+# training waits for no more of them.
 MAX_WAITING_TASKS = 256
+MAX_WAITING_SIZE = 2**25
 # How long an interrupted search waits for its threads (training looks at its stop flag).
 SECONDS_TO_END = 1.0
 
@@ -122,9 +124,9 @@ class _Task:
 class TaskGroup:
     """The work of one process: calls without arguments, run so that their fits train in stacks.
 
-    A stack trains when it holds `max_models` jobs, or when no task can run before somebody trains.
-    The tasks of a trained stack run on before new ones start, so only those that wait hold memory.
-    A group can be pickled; calling it, in any process, returns the calls' endings in order.
+    Tasks start until all of them wait, or enough of them. Then one stack trains, and its tasks run
+    on before new ones start, so only those that wait hold memory. A group can be pickled; calling
+    it, in any process, returns the calls' endings in order.
     """
 
     def __init__(self, calls: Sequence[Callable[[], Any]], max_models: int | None = None):
@@ -139,37 +141,51 @@ class TaskGroup:
     def run(self, on_end: Callable[[int, Ending], object]) -> None:
         """Run all calls; `on_end(i, ending)` is called when call i has ended."""
         ready = deque(_Task(i, call, self) for i, call in enumerate(self.calls))
-        stacks: dict[Hashable, list[_Task]] = {}  # the tasks that wait, by stack_key
+        waiting: dict[Hashable, list[_Task]] = {}  # by stack_key
         share_data = _SharedData()
-        max_waiting = max(MAX_WAITING_TASKS, self.max_models or 0)
         try:
-            while ready or stacks:
+            while ready or waiting:
                 if self.cancelled:
                     raise _training.TrainingCancelled
-                if ready and sum(map(len, stacks.values())) < max_waiting:
+                if ready and not self._are_enough(list(waiting.values())):
                     task = ready[0]
                     task.resume()  # may fail: too many threads
                     ready.popleft()
                     if task.ending is not None:
                         on_end(task.index, task.ending)
-                        continue
-                    key = task.key
-                    stacks.setdefault(key, []).append(task)
-                    share_data(task.job)
-                    if len(stacks[key]) < (self.max_models or _training.max_models(task.job)):
-                        continue
-                else:
-                    key = max(stacks, key=lambda key: len(stacks[key]))
-                outcomes = self.train([task.job for task in stacks[key]])
-                for task, outcome in zip(stacks[key], outcomes, strict=True):
+                    else:
+                        waiting.setdefault(task.key, []).append(task)
+                        share_data(task.job)
+                    continue
+                key, tasks = max(waiting.items(), key=lambda item: len(item[1]))
+                stack = _pick_stack(tasks, self._limit(tasks))
+                outcomes = self.train([task.job for task in stack])
+                for task, outcome in zip(stack, outcomes, strict=True):
                     task.outcome = outcome
-                ready.extendleft(reversed(stacks.pop(key)))
+                    tasks.remove(task)
+                ready.extendleft(reversed(stack))
+                if not tasks:
+                    del waiting[key]
         except BaseException as error:
             self.cancelled = True
             _note_traceback(error)
-            for task in (*ready, *chain.from_iterable(stacks.values())):
+            for task in (*ready, *chain.from_iterable(waiting.values())):
                 task.cancel()
                 on_end(task.index, (None, error))
+
+    def _limit(self, tasks: Sequence[_Task]) -> int:
+        """Return how many of these tasks, of one stack_key, may train together."""
+        return self.max_models or _training.max_models(tasks[0].job)
+
+    def _are_enough(self, waiting: Sequence[Sequence[_Task]]) -> bool:
+        """Return whether no more tasks should start before some have trained."""
+        n_waiting = sum(map(len, waiting))
+        if n_waiting >= max(MAX_WAITING_TASKS, self.max_models or 0):
+            return True
+        size = sum(task.job.size for task in chain.from_iterable(waiting))
+        return size > MAX_WAITING_SIZE and any(
+            len(tasks) >= self._limit(tasks) for tasks in waiting
+        )
 
     def train(self, jobs: list[TrainingJob]) -> Sequence[TrainingResult | BaseException]:
         """Train a stack until it is done or cancelled; an error of the whole is one of each fit."""
@@ -177,6 +193,20 @@ class TaskGroup:
             return _training.train(jobs, should_stop=lambda: self.cancelled)
         except Exception as error:
             return [error] * len(jobs)
+
+
+def _pick_stack(tasks: Iterable[_Task], limit: int) -> list[_Task]:
+    """Return at most `limit` of the tasks: whole groups that share their rows, or even parts."""
+    groups: dict[int, list[_Task]] = {}
+    for task in tasks:
+        groups.setdefault(id(task.job.X), []).append(task)
+    stack: list[_Task] = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        n_parts = -(-len(group) // limit)
+        part = group[: -(-len(group) // n_parts)]
+        if len(stack) + len(part) <= limit:
+            stack += part
+    return stack
 
 
 class TorchskBackend(LokyBackend):
@@ -251,10 +281,9 @@ class TorchskBackend(LokyBackend):
     def retrieval_context(self) -> Iterator[None]:
         """Run what was submitted (joblib enters here when it has dispatched every task)."""
         submitted, self._submitted = self._submitted, []
-        # Every k-th task: neighbours cost alike, and are often the folds of one candidate.
-        shares = [submitted[i :: self._n_processes] for i in range(self._n_processes)]
         running: Any = nullcontext()
-        for calls, futures in (zip(*share, strict=True) for share in shares if share):
+        for share in _shares([func for func, _ in submitted], self._n_processes):
+            calls, futures = zip(*(submitted[i] for i in share), strict=True)
             group = TaskGroup(calls, self._max_models)
             if self._loky is None:
                 running = _running_here(group, futures)
@@ -275,6 +304,28 @@ class TorchskBackend(LokyBackend):
         """Clean up after a call; worker processes stay for the next one."""
         if self._loky is not None:
             self._loky.terminate()
+
+
+def _shares(calls: Sequence[Any], n_processes: int) -> list[list[int]]:
+    """Deal out the numbers of the calls: those that are given the same arrays stay together.
+
+    What cannot be dealt in whole groups is dealt one by one, so that all shares are alike.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i, call in enumerate(calls):
+        arguments = [
+            value
+            for _, args, kwargs in getattr(call, "items", ())
+            for value in (*args, *kwargs.values())
+        ]
+        key = tuple(id(value) for value in arguments if hasattr(value, "shape"))
+        groups.setdefault(key, []).append(i)
+    whole, k = list(groups.values()), n_processes
+    rest = list(chain.from_iterable(whole[len(whole) // k * k :]))
+    shares = [
+        [*chain.from_iterable(whole[j : len(whole) // k * k : k]), *rest[j::k]] for j in range(k)
+    ]
+    return [sorted(share) for share in shares if share]
 
 
 @contextmanager

@@ -5,15 +5,17 @@ job has its own data, batches, learning rate, penalties and stopping rule; a job
 the stack. With one job the same code runs 2-D operations on the only row.
 """
 
+import copy
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchsk._batches import Batch, Block, Plan, TrainingData
+from torchsk._batches import Batch, Block, Plan, RowOrder, TrainingData
 from torchsk._heads import Head
 from torchsk._jobs import (
     SolverState,
@@ -57,7 +59,7 @@ def max_models(job: TrainingJob) -> int:
     if job.device.type != "cpu":
         return 1024
     per_model = 3 * job.spec.n_params + 4 * job.batch_size * sum(job.spec.layer_sizes)
-    return max(16, min(64, CACHE_SIZE // per_model))
+    return max(24, min(64, CACHE_SIZE // per_model))
 
 
 def train(
@@ -98,24 +100,12 @@ class _Model:
 
     job: TrainingJob
     slot: int
-    #: numbers of its rows in the data of the stack, in the order of the epoch
-    order: np.ndarray
+    #: one object for models that share their batches
+    order: RowOrder
     n_steps: int
     best: np.ndarray | None = None
     n_iter: int = 0
     generator: torch.Generator | None = None
-    is_full: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.is_full = len(self.order) <= self.job.batch_size
-
-    def next_order(self) -> np.ndarray:
-        """Return this epoch's order of the rows: scikit-learn's cumulative shuffles."""
-        if self.job.shuffle and not self.is_full:
-            permutation = np.arange(len(self.order))
-            self.job.rng.shuffle(permutation)
-            self.order = self.order[permutation]
-        return self.order
 
 
 class _Stack:
@@ -125,29 +115,21 @@ class _Stack:
         first = jobs[0]
         self.device, self.head, self.spec = first.device, first.head, first.spec
         self.outcomes: list[TrainingResult | Exception] = [RuntimeError("not trained")] * len(jobs)
-        n_moments = UPDATE_RULES[first.solver].n_moments
-        self.weights = self._to_device(np.stack([job.flat for job in jobs]))
-        self.moments = self._to_device(
-            np.stack(
-                [
-                    np.zeros((n_moments, self.spec.n_params))
-                    if job.state is None
-                    else job.state.moments
-                    for job in jobs
-                ],
-                axis=1,
-            )
-        )
         self.data = TrainingData(jobs)
+        slots: dict[RowOrder, list[int]] = {}
+        for i, order in enumerate(self.data.orders):
+            slots.setdefault(order, []).append(i)
+        # models that share their batches are neighbours
         self.models = [
-            _Model(
-                job,
-                i,
-                np.arange(offset, offset + job.X.n_rows),
-                0 if job.state is None else job.state.n_steps,
-            )
-            for i, (job, offset) in enumerate(zip(jobs, self.data.offsets))
+            _Model(jobs[i], i, order, 0 if (state := jobs[i].state) is None else state.n_steps)
+            for order, group in slots.items()
+            for i in group
         ]
+        self.weights = self._to_device(np.stack([model.job.flat for model in self.models]))
+        no_moments = np.zeros((UPDATE_RULES[first.solver].n_moments, self.spec.n_params))
+        states = [model.job.state for model in self.models]
+        moments = [no_moments if state is None else state.moments for state in states]
+        self.moments = self._to_device(np.stack(moments, axis=1))
         for model in self.models:
             if any(self.spec.dropout):
                 seed = int(model.job.rng.randint(2**31 - 1))
@@ -155,6 +137,9 @@ class _Stack:
                 model.generator = torch.Generator(self.device).manual_seed(seed + model.n_steps)
             if model.job.keep_best:
                 model.best = np.array(model.job.flat, dtype=np.float32)
+        for order, group in slots.items():
+            if len(group) > 1:
+                order.rng = copy.deepcopy(order.rng)  # goes on when the first of them has ended
         self._bind()
 
     def _to_device(self, array: np.ndarray) -> Tensor:
@@ -166,8 +151,10 @@ class _Stack:
         first, n_models = jobs[0], len(jobs)
         self.gradient = torch.empty_like(self.weights)
         row = 0 if n_models == 1 else slice(None)
-        self.network = Network(self.spec, self.weights[row])
-        self.gradients = Network(self.spec, self.gradient[row])
+        groups = [len(list(group)) for _, group in groupby(self._orders())]
+        self.groups = groups if 2 * len(groups) <= n_models else None
+        self.network = Network(self.spec, self.weights[row], self.groups)
+        self.gradients = Network(self.spec, self.gradient[row], self.groups)
         self.coefs = self.weights[:, : self.spec.n_coefs]
         self.coef_gradients = self.gradient[:, : self.spec.n_coefs]
         rule = UPDATE_RULES[first.solver]
@@ -180,7 +167,7 @@ class _Stack:
         norms = [math.inf if job.max_grad_norm is None else job.max_grad_norm for job in jobs]
         self.max_grad_norm = None if min(norms) == math.inf else as_column(norms, self.weights)
         self.plan = Plan(
-            [len(model.order) for model in self.models],
+            [len(order.rows) for order in self._orders()],
             [job.batch_size for job in jobs],
             self.data.weight is not None,
             self.device,
@@ -228,31 +215,42 @@ class _Stack:
 
     def _blocks(self) -> Iterator[Block]:
         """Gather the rows of the epoch, some batches at a time."""
-        n_batches = self.plan.n_batches
-        per_batch = self.plan.batch_size * len(self.models) * self.data.X.n_features
-        size = max(1, BLOCK_SIZE // per_batch)
+        n_batches, n_models = self.plan.n_batches, len(self.models)
+        n_groups = n_models if self.groups is None else len(self.groups)
+        per_row = n_groups * self.data.X.n_features + n_models * self.head.n_outputs
+        size = max(1, BLOCK_SIZE // (self.plan.batch_size * per_row))
         changes = n_batches > 1  # one batch holds the same rows every epoch
         index = None
         if changes or not self._block_cache:
-            index = self.plan.index([model.next_order() for model in self.models])
+            rows = {order: order.next_epoch() for order in dict.fromkeys(self._orders())}
+            if self.groups is None:
+                index = by_group = self.plan.arrange(
+                    self.plan.table([rows[order] for order in self._orders()])
+                )
+            else:
+                table = self.plan.table(list(rows.values()))
+                by_group = self.plan.arrange(table)
+                index = self.plan.arrange(np.repeat(table, self.groups, axis=0))
         for first in range(0, n_batches, size):
             stop = min(first + size, n_batches)
             key = (stop - first, stop == n_batches)
             if key not in self._block_cache:
                 self._block_cache[key] = Block(
-                    self.plan, self.data, self.head.n_outputs, self.alpha, *key
+                    self.plan, self.data, self.head.n_outputs, n_groups, self.alpha, *key
                 )
             block = self._block_cache[key]
             if index is not None:
-                block.fill(index, first)
+                block.fill(index, by_group, first)
             yield block
+
+    def _orders(self) -> Iterator[RowOrder]:
+        return (model.order for model in self.models)
 
     def _step(self, batch: Batch, rate: Tensor) -> None:
         """Update the weights of every model on one batch."""
-        raw = batch.raw
-        tape = self.network.forward(batch.X, self._masks(raw.shape[:-1], batch.n_rows), raw)
-        delta = self.head.residual(raw, batch.target).mul_(batch.factor)
-        self.network.backward(delta, tape, self.gradients)
+        tape = self.network.forward(batch.X, self._masks(batch), batch.out)
+        delta = self.head.residual(batch.raw, batch.target).mul_(batch.factor)
+        self.network.backward(delta.mT, tape, self.gradients)
         if self.is_penalised and not self.rule.decoupled:
             torch.linalg.vector_norm(self.coefs, dim=1, out=batch.norm)
             self.coef_gradients.addcmul_(self.coefs, batch.penalty)
@@ -264,7 +262,7 @@ class _Stack:
             self.coefs.mul_(self.decay)
         self.rule.step_(self.weights, self.gradient, self.moments, rate)
 
-    def _masks(self, shape: torch.Size, n_rows: Sequence[int]) -> list[Tensor | None]:
+    def _masks(self, batch: Batch) -> list[Tensor | None]:
         """Draw this batch's dropout masks, from each model's own generator.
 
         Padding draws nothing: a model of n_rows rows draws the masks that it would draw alone.
@@ -276,9 +274,10 @@ class _Stack:
             if p == 0:
                 masks.append(None)
                 continue
-            mask = self.weights.new_zeros(*shape, width)
-            for model, part, n in zip(self.models, mask if mask.ndim == 3 else [mask], n_rows):
-                part[:n].bernoulli_(1 - p, generator=model.generator)
+            *lead, _, n_samples = batch.out.shape
+            mask = self.weights.new_zeros(*lead, width, n_samples)
+            for model, part, n in zip(self.models, mask if lead else [mask], batch.n_rows):
+                part[:, :n].bernoulli_(1 - p, generator=model.generator)
             masks.append(mask.div_(1 - p))
         return masks
 
@@ -333,6 +332,9 @@ class _Stack:
         """Take the result of a model that stops here."""
         row, job = self._row(model), model.job
         flat = self._flat(model) if model.best is None else model.best
+        shuffler = model.order.rng
+        if shuffler is not None and shuffler is not job.rng:
+            job.rng.set_state(shuffler.get_state())  # as if it had shuffled by itself
         if not np.isfinite(flat).all():
             self._diverge(model)
             return
