@@ -247,13 +247,15 @@ class Block:
 
         As in scikit-learn a batch counts by its rows, within it a row by its weight.
         """
-        raw = self.out
+        parts = [(self.out, self.target)]
         if self.n_outputs > 1:
-            tables = self._tables(raw, self.n_outputs, -1)
-            raw = torch.cat([table.mT.reshape(-1, self.n_outputs) for table in tables])
-        losses = head.loss(raw, self.target) * head.loss_scale
+            outs = self._tables(self.out, self.n_outputs, -1)
+            targets = self._tables(self.target, -1, self.target.shape[1])
+            parts = [(out.mT, target) for out, target in zip(outs, targets)]
+        losses = torch.cat([head.loss(raw, target).view(-1) for raw, target in parts])
+        losses = losses.mul_(head.loss_scale)
         if self.plan.weighted:
-            losses = losses * self.factors.squeeze(1)
+            losses = losses.mul_(self.factors.squeeze(1))
         data = torch.cat([table.sum(2, dtype=torch.float64) for table in self._tables(losses)])
         if not self.plan.weighted:
             data = data * self.inverse

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # multiply-adds from which oneDNN is faster
-ONEDNN_SIZE = 2**20
+ONEDNN_SIZE = 1_500_000
 
 
 def has_fast_onednn() -> bool:
@@ -35,20 +35,23 @@ def _prefers_onednn(a: Tensor, n: int) -> bool:
     )
 
 
-def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")
+def _onednn(a: Tensor, b_transposed: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(a, b_transposed, bias, "none", [], "")
 
 
-def affine(weight: Tensor, X: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return weight (..., m, k) @ X (..., k, n) + bias (..., m, 1), in `out` where that is faster.
+def affine(a: Tensor, b: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return a (..., m, k) @ b (..., k, n) + bias (..., m or 1, n or 1).
 
-    Memory that is used again is faster than new memory, but oneDNN returns new memory only.
+    The result is in `out` where that is faster: memory that is used again is faster than new
+    memory, but oneDNN returns new memory only.
     """
-    if weight.ndim == 3:
-        return torch.baddbmm(bias, weight, X, out=out)
-    if _prefers_onednn(weight, X.shape[1]):
-        return _onednn(weight, X).add_(bias)
-    return torch.addmm(bias, weight, X, out=out)
+    if a.ndim == 3:
+        return torch.baddbmm(bias, a, b, out=out)
+    if not _prefers_onednn(a, b.shape[1]):
+        return torch.addmm(bias, a, b, out=out)
+    if bias.shape[0] == 1:
+        return _onednn(a, b.mT, bias.view(-1))
+    return _onednn(a, b.mT).add_(bias)
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -57,15 +60,19 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.mul(a, b, out=out)  # an outer product needs no sums
     if a.ndim == 3:
         return torch.bmm(a, b, out=out)
-    return _onednn(a, b) if _prefers_onednn(a, b.shape[1]) else torch.mm(a, b, out=out)
+    return _onednn(a, b.mT) if _prefers_onednn(a, b.shape[1]) else torch.mm(a, b, out=out)
 
 
-def product_into(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """Write a (..., m, k) @ b (..., k, n) to `out`, any view."""
-    if a.ndim == 2 and not _prefers_onednn(a, b.shape[1]):
-        torch.mm(a, b, out=out)
-    elif a.ndim == 3 and out.shape[1] > 2 * out.shape[2]:
-        out.copy_(torch.bmm(b.mT, a.mT).mT)  # faster with the longer side last
+def outer_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write a (..., m, k) @ b (..., n, k) transposed to `out`, a view that may cut m in several."""
+    if a.ndim == 2 and out.ndim == 2 and not _prefers_onednn(a, b.shape[0]):
+        torch.mm(a, b.mT, out=out)
+        return
+    if a.ndim == 2:
+        result = _onednn(a, b) if _prefers_onednn(a, b.shape[0]) else torch.mm(a, b.mT)
+    elif out.shape[1] > 2 * out.shape[2]:
+        result = torch.bmm(b, a.mT).mT  # faster with the longer side last
     else:
-        # bmm(out=) takes several times longer where out is no dense tensor
-        out.copy_(product(a, b))
+        result = torch.bmm(a, b.mT)
+    # products with out= take several times longer where out is no dense tensor
+    out.copy_(result.view(out.shape))

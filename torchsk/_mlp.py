@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchsk._matmul import affine, product, product_into
+from torchsk._matmul import affine, outer_into, product
 from torchsk._random import seeded_torch
 
 aten = torch.ops.aten
@@ -253,11 +253,14 @@ class Network:
         self._memory: dict[tuple[str, int, int], Tensor] = {}
 
     def predict(self, X: Tensor) -> Tensor:
-        """Return raw outputs (..., n_samples, n_outputs) of X (..., n_samples, n_features)."""
-        columns = X.mT
+        """Return raw outputs (n_samples, n_outputs) of X (n_samples, n_features), of one network.
+
+        Here samples are rows, which is faster for very many of them, and for one.
+        """
         for layer, activation in enumerate(self.activations):
-            columns = activation.forward_(self._layer(layer, columns))
-        return self._layer(len(self.activations), columns).mT
+            z = affine(X, self.coefs[layer], self.intercepts[layer].mT)
+            X = activation.forward_(z.mT).mT
+        return affine(X, self.coefs[-1], self.intercepts[-1].mT)
 
     def forward(self, X: Tensor, masks: Sequence[Tensor | None], out: Tensor) -> list[tuple]:
         """Write raw outputs (..., n_outputs, n_samples) to `out`; return what `backward` needs.
@@ -311,21 +314,26 @@ class Network:
         assert self.groups is not None
         return [part.view(-1, part.shape[2]) for part in columns.split(self.groups)]
 
-    def _use_again(self, name: str, layer: int, like: Tensor) -> Tensor:
-        """Return the memory (..., width, n_samples) of a hidden layer, the same at every step."""
+    def _use_again(self, name: str, layer: int, like: Tensor) -> Tensor | None:
+        """Return the memory (n_models, width, n_samples) of a hidden layer, kept for every step.
+
+        One network needs little of it, and gets new memory faster than it looks up the old.
+        """
+        weight = self.weights[layer]
+        if weight.ndim == 2:
+            return None
         key = name, layer, like.shape[-1]
         if key not in self._memory:
-            *lead, width, _ = self.weights[layer].shape
-            self._memory[key] = like.new_empty(*lead, width, like.shape[-1])
+            self._memory[key] = like.new_empty(*weight.shape[:2], like.shape[-1])
         return self._memory[key]
 
     def _outer(self, layer: int, delta: Tensor, X: Tensor, gradient: "Network") -> None:
         """Write delta X^T, (..., fan_out, fan_in), to the gradient of a layer's weights."""
         if layer or self.groups is None:
-            product_into(gradient.weights[layer], delta, X.mT)
+            outer_into(gradient.weights[layer], delta, X)
             return
         for wide, rows, out in zip(self._wide(delta), X, gradient._first[0]):
-            out.copy_(product(wide, rows.mT).view(out.shape))
+            outer_into(out, wide, rows)
 
 
 def make_module(
