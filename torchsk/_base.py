@@ -508,7 +508,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _raw(self, X: Any) -> Tensor:
         """Validate X and return raw outputs (n_samples, n_outputs)."""
-        check_is_fitted(self)
+        if not hasattr(self, "_model"):
+            check_is_fitted(self)  # takes longer than a row
         if not self._needs_no_validation(X):
             X = validate_data(
                 self,

@@ -40,7 +40,7 @@ def _onednn(a: Tensor, b_transposed: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def affine(a: Tensor, b: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return a (..., m, k) @ b (..., k, n) + bias (..., m or 1, n or 1).
+    """Return a (..., m, k) @ b (..., k, n) + bias, (..., m, 1) or (n,).
 
     The result is in `out` where that is faster: memory that is used again is faster than new
     memory, but oneDNN returns new memory only.
@@ -49,8 +49,8 @@ def affine(a: Tensor, b: Tensor, bias: Tensor, out: Tensor | None = None) -> Ten
         return torch.baddbmm(bias, a, b, out=out)
     if not _prefers_onednn(a, b.shape[1]):
         return torch.addmm(bias, a, b, out=out)
-    if bias.shape[0] == 1:
-        return _onednn(a, b.mT, bias.view(-1))
+    if bias.ndim == 1:
+        return _onednn(a, b.mT, bias)
     return _onednn(a, b.mT).add_(bias)
 
 

@@ -158,15 +158,15 @@ class NetworkSpec:
 
     def split(self, flat: Any) -> tuple[list[Any], list[Any]]:
         """Return views (coefs, intercepts) of flat weights (..., n_params), array or tensor."""
-        coefs, intercepts, start = [], [], 0
-        for fan_in, fan_out in pairwise(self.layer_sizes):
-            stop = start + fan_in * fan_out
-            coefs.append(flat[..., start:stop].reshape(*flat.shape[:-1], fan_out, fan_in).mT)
-            start = stop
-        for fan_out in self.layer_sizes[1:]:
-            intercepts.append(flat[..., start : start + fan_out])
-            start += fan_out
-        return coefs, intercepts
+        shapes = [(fan_out, fan_in) for fan_in, fan_out in pairwise(self.layer_sizes)]
+        sizes = [*(fan_out * fan_in for fan_out, fan_in in shapes), *self.layer_sizes[1:]]
+        if isinstance(flat, Tensor):
+            parts = list(flat.split(sizes, dim=-1))
+        else:
+            parts = np.split(flat, np.cumsum(sizes)[:-1], axis=-1)
+        lead = flat.shape[:-1]
+        coefs = [part.reshape(*lead, *shape).mT for part, shape in zip(parts, shapes)]
+        return coefs, parts[len(shapes) :]
 
 
 def pack(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
@@ -248,6 +248,7 @@ class Network:
         # (..., fan_out, fan_in), contiguous
         self.weights: list[Tensor] = [coef.mT for coef in coefs]
         self.intercepts: list[Tensor] = [b.unsqueeze(-1) for b in intercepts]
+        self._biases = intercepts
         if groups is not None:
             self._first = self.weights[0].split(groups), self.intercepts[0].split(groups)
         self._memory: dict[tuple[str, int, int], Tensor] = {}
@@ -258,9 +259,9 @@ class Network:
         Here samples are rows, which is faster for very many of them, and for one.
         """
         for layer, activation in enumerate(self.activations):
-            z = affine(X, self.coefs[layer], self.intercepts[layer].mT)
+            z = affine(X, self.coefs[layer], self._biases[layer])
             X = activation.forward_(z.mT).mT
-        return affine(X, self.coefs[-1], self.intercepts[-1].mT)
+        return affine(X, self.coefs[-1], self._biases[-1])
 
     def forward(self, X: Tensor, masks: Sequence[Tensor | None], out: Tensor) -> list[tuple]:
         """Write raw outputs (..., n_outputs, n_samples) to `out`; return what `backward` needs.
