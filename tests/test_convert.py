@@ -187,7 +187,7 @@ def test_to_sklearn_fitted(problem, dtype, params):
     for name in ATTRIBUTES:
         assert hasattr(mlp, name) == hasattr(net, name), name
         assert getattr(mlp, name, None) == getattr(net, name, None), name
-    assert mlp.learning_rate_init == net._resolve_rate()
+    assert mlp.learning_rate_init == net._make_schedule().initial
     assert_same_predictions(mlp, pickle.loads(pickle.dumps(mlp)), X)
     assert mlp.predict(X).shape == net.predict(X).shape
     clone(mlp).set_params(max_iter=2, solver="adam").fit(X, y)

@@ -198,6 +198,9 @@ def test_together_as_alone(job_of, case):
 @pytest.fixture
 def groups_seen(monkeypatch):
     """The groups of models that share their batches, of every network that is built."""
+    # as if they were large
+    monkeypatch.setattr(_training, "WIDE_SIZE", 0)
+    monkeypatch.setattr(_training, "prefers_onednn", lambda *_: True)
     seen, init = [], Network.__init__
 
     def spy(self, spec, flat, groups=None):

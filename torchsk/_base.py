@@ -34,7 +34,7 @@ from torchsk._sklearn_compat import (
     callback_tasks,
     check_weight,
 )
-from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, make_schedule
+from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, Schedule, make_schedule
 from torchsk._stopping import Progress
 from torchsk._tensors import (
     MappedRows,
@@ -370,59 +370,58 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         stops_early = self.early_stopping and not incremental
         progress = Progress(stops_early) if first else self._progress.copy()
         progress.early_stopping = stops_early
-        rule = UPDATE_RULES.get(self.solver)
-        rate = self._resolve_rate()
-        schedule = make_schedule(
-            self.learning_rate if class_of(self.learning_rate) is None else "constant",
-            rate,
-            solver=self.solver,
-            power_t=self.power_t,
-            max_iter=self.max_iter,
-        )
+        schedule = self._make_schedule()
         state = self._solver_state if incremental and not first else None
         memory = self.solver if lane is None else lane.key
         if state is not None and memory != state.solver:
             state = None
         if state is not None:
             schedule.resume(state.epoch, state.rate, progress.n_samples_seen)
-        max_grad_norm = self.max_grad_norm
-        if max_grad_norm == "auto":
-            max_grad_norm = None if rule is None else rule.default_max_grad_norm
-        spec: Any = getattr(model, "spec", None)  # a user's module has neither
-        flat: Any = getattr(model, "flat", None)
+        validation = None
+        if held_out is not None and self.solver not in FULL_BATCH_SOLVERS:
+            score = self._score_rule(model, held_out)
+            validation = Validation(**rows(held_out, "_val"), score=score)
         return TrainingJob(
-            spec=spec,
+            spec=getattr(model, "spec", None),  # type: ignore[arg-type]  # a module has neither
+            flat=getattr(model, "flat", None),  # type: ignore[arg-type]
             head=head,
-            flat=flat,
             rng=rng,
             device=device,
-            solver=self.solver,
             schedule=schedule,
-            hyper_parameters={
-                name: float(getattr(self, name))
-                for name in ("momentum", "beta_1", "beta_2", "epsilon")
-            },
             progress=progress,
             batch_size=batch_size,
             n_rows_seen=n_rows_seen,
             max_iter=1 if incremental else int(self.max_iter),
-            nesterov=bool(self.nesterovs_momentum),
-            alpha=float(self.alpha),
-            max_grad_norm=max_grad_norm,
-            shuffle=bool(self.shuffle),
-            tol=float(self.tol),
-            n_iter_no_change=self.n_iter_no_change,
-            max_fun=int(self.max_fun),
             state=state,
-            validation=None
-            if held_out is None or self.solver in FULL_BATCH_SOLVERS
-            else Validation(**rows(held_out, "_val"), score=self._score_rule(model, held_out)),
+            validation=validation,
             keep_best=stops_early,
-            verbose=bool(self.verbose),
             warn_at_max_iter=not incremental,
             lane=lane,
+            **self._settings(),
             **rows(training),
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what a job takes from the parameters as they are."""
+        rule = UPDATE_RULES.get(self.solver)
+        max_grad_norm = self.max_grad_norm
+        if max_grad_norm == "auto":
+            max_grad_norm = None if rule is None else rule.default_max_grad_norm
+        return {
+            "solver": self.solver,
+            "hyper_parameters": {
+                name: float(getattr(self, name))
+                for name in ("momentum", "beta_1", "beta_2", "epsilon")
+            },
+            "nesterov": bool(self.nesterovs_momentum),
+            "alpha": float(self.alpha),
+            "max_grad_norm": max_grad_norm,
+            "shuffle": bool(self.shuffle),
+            "tol": float(self.tol),
+            "n_iter_no_change": self.n_iter_no_change,
+            "max_fun": int(self.max_fun),
+            "verbose": bool(self.verbose),
+        }
 
     def _tensors(
         self,
@@ -451,12 +450,19 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             else as_weight(data.weight, device, torch.float64 if exact else dtype),
         }
 
-    def _resolve_rate(self) -> float:
-        if self.learning_rate_init != "auto":
-            return float(self.learning_rate_init)
-        kind = "classifier" if self._is_classifier() else "regressor"
-        rule = UPDATE_RULES.get(self.solver)
-        return 0.001 if rule is None else rule.default_rate[kind]
+    def _make_schedule(self) -> Schedule:
+        """Return the learning rate's schedule, at its beginning."""
+        rate, rule = self.learning_rate_init, UPDATE_RULES.get(self.solver)
+        if rate == "auto":
+            kind = "classifier" if self._is_classifier() else "regressor"
+            rate = 0.001 if rule is None else rule.default_rate[kind]
+        return make_schedule(
+            self.learning_rate if class_of(self.learning_rate) is None else "constant",
+            float(rate),
+            solver=self.solver,
+            power_t=self.power_t,
+            max_iter=self.max_iter,
+        )
 
     def _score_rule(self, model: FittedNetwork, held_out: Data) -> str | Callable | None:
         """Return what early stopping watches: the head's score, the loss, or a user's scorer."""

@@ -281,7 +281,10 @@ def _to_mlp(est: BaseTorchMLP) -> Any:
         value = getattr(est, name)
         if name not in CHOICES or value in CHOICES[name]:
             params[name] = copy.deepcopy(value)
-    params |= {"learning_rate_init": est._resolve_rate(), "activation": _activation(est, model)}
+    params |= {
+        "learning_rate_init": est._make_schedule().initial,
+        "activation": _activation(est, model),
+    }
     loss = _loss(est, model, losses)
     mlp = theirs(**params | ({"loss": loss} if "loss" in params else {}))
     _copy_routing(est, mlp)

@@ -25,13 +25,13 @@ def has_fast_onednn() -> bool:
 _FAST_ONEDNN = has_fast_onednn()
 
 
-def _prefers_onednn(a: Tensor, n: int) -> bool:
-    """Return whether a (m, k) times a matrix (k, n) goes to oneDNN."""
+def prefers_onednn(like: Tensor, n_multiply_adds: float) -> bool:
+    """Return whether a product of this size, of two matrices like this one, goes to oneDNN."""
     return (
         _FAST_ONEDNN
-        and a.numel() * n >= ONEDNN_SIZE
-        and a.dtype == torch.float32
-        and a.device.type == "cpu"
+        and n_multiply_adds >= ONEDNN_SIZE
+        and like.dtype == torch.float32
+        and like.device.type == "cpu"
     )
 
 
@@ -47,7 +47,7 @@ def affine(a: Tensor, b: Tensor, bias: Tensor, out: Tensor | None = None) -> Ten
     """
     if a.ndim == 3:
         return torch.baddbmm(bias, a, b, out=out)
-    if not _prefers_onednn(a, b.shape[1]):
+    if not prefers_onednn(a, a.numel() * b.shape[1]):
         return torch.addmm(bias, a, b, out=out)
     if bias.ndim == 1:
         return _onednn(a, b.mT, bias)
@@ -60,19 +60,23 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.mul(a, b, out=out)  # an outer product needs no sums
     if a.ndim == 3:
         return torch.bmm(a, b, out=out)
-    return _onednn(a, b.mT) if _prefers_onednn(a, b.shape[1]) else torch.mm(a, b, out=out)
+    return (
+        _onednn(a, b.mT) if prefers_onednn(a, a.numel() * b.shape[1]) else torch.mm(a, b, out=out)
+    )
 
 
 def outer_into(out: Tensor, a: Tensor, b: Tensor) -> None:
     """Write a (..., m, k) @ b (..., n, k) transposed to `out`, a view that may cut m in several."""
-    if a.ndim == 2 and out.ndim == 2 and not _prefers_onednn(a, b.shape[0]):
+    if a.ndim == 3:
+        # faster with the longer side last
+        is_long = out.shape[1] > 2 * out.shape[2]
+        result = torch.bmm(b, a.mT).mT if is_long else torch.bmm(a, b.mT)
+    elif prefers_onednn(a, a.numel() * b.shape[0]):
+        result = _onednn(a, b)
+    elif out.ndim == 2:
         torch.mm(a, b.mT, out=out)
         return
-    if a.ndim == 2:
-        result = _onednn(a, b) if _prefers_onednn(a, b.shape[0]) else torch.mm(a, b.mT)
-    elif out.shape[1] > 2 * out.shape[2]:
-        result = torch.bmm(b, a.mT).mT  # faster with the longer side last
     else:
-        result = torch.bmm(a, b.mT)
+        result = torch.mm(a, b.mT)
     # products with out= take several times longer where out is no dense tensor
     out.copy_(result.view(out.shape))

@@ -28,6 +28,7 @@ from torchsk._jobs import (
     score_raw,
 )
 from torchsk._lbfgs import train_lbfgs
+from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, UpdateRule, as_column
 from torchsk._stopping import DIVERGED
@@ -38,6 +39,8 @@ from torchsk._tensors import Rows, threads_for
 BLOCK_SIZE = 4_000_000
 # numbers that the weights, gradients and batches of a stack may fill before they leave the cache
 CACHE_SIZE = 1_000_000
+# multiply-adds from which one wide product of models that share their batches beats small ones
+WIDE_SIZE = 4_000_000
 
 
 def stack_key(job: TrainingJob) -> Hashable | None:
@@ -151,8 +154,7 @@ class _Stack:
         first, n_models = jobs[0], len(jobs)
         self.gradient = torch.empty_like(self.weights)
         row = 0 if n_models == 1 else slice(None)
-        groups = [len(list(group)) for _, group in groupby(self._orders())]
-        self.groups = groups if 2 * len(groups) <= n_models else None
+        self.groups = self._groups()
         self.network = Network(self.spec, self.weights[row], self.groups)
         self.gradients = Network(self.spec, self.gradient[row], self.groups)
         self.coefs = self.weights[:, : self.spec.n_coefs]
@@ -245,6 +247,15 @@ class _Stack:
 
     def _orders(self) -> Iterator[RowOrder]:
         return (model.order for model in self.models)
+
+    def _groups(self) -> list[int] | None:
+        """Return the numbers of neighbours that share their batches, if wide products pay."""
+        groups = [len(list(group)) for _, group in groupby(self._orders())]
+        fan_in, fan_out, *_ = self.spec.layer_sizes
+        width = fan_out * len(self.models) // len(groups)
+        size = fan_in * width * self.models[0].job.batch_size
+        pays = size >= WIDE_SIZE and prefers_onednn(self.weights, size)
+        return groups if pays and len(self.models) > len(groups) else None
 
     def _step(self, batch: Batch, rate: Tensor) -> None:
         """Update the weights of every model on one batch."""
