@@ -147,7 +147,7 @@ def measure_predict(n_runs):
                     "torchsk": lambda Z=Z, ours=ours: ours.predict_proba(Z),
                     "scikit-learn": lambda Z=Z, theirs=theirs: theirs.predict_proba(Z),
                 },
-                n_runs,
+                5 * n_runs,  # they are short
                 repeats,
             )
             rows.append([f"predict {n_rows} rows, {np.dtype(dtype).name}", seconds])
@@ -160,7 +160,7 @@ def measure_overhead(n_runs):
     common = {"hidden_layer_sizes": (15,), "batch_size": 32, "n_iter_no_change": 100}
     short, long = (TorchClassifier(**common, max_iter=n, random_state=0) for n in (1, 21))
     seconds = interleave(
-        {"short": lambda: short.fit(X, y), "long": lambda: long.fit(X, y)}, n_runs, repeats=5
+        {"short": lambda: short.fit(X, y), "long": lambda: long.fit(X, y)}, 3 * n_runs, repeats=5
     )
     return seconds["short"] - (seconds["long"] - seconds["short"]) / 20
 

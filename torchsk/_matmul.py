@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # multiply-adds from which oneDNN is faster
-ONEDNN_SIZE = 1_500_000
+ONEDNN_SIZE = 2**21
 
 
 def has_fast_onednn() -> bool:
