@@ -234,11 +234,13 @@ def test_candidates_of_a_fold_share_their_batches(job_of, groups_seen, case):
     assert_same(results, alone)
 
 
-def test_other_seeds_or_shuffled_copies_share_nothing(job_of, groups_seen):
+def test_other_seeds_other_rows_or_one_generator_share_nothing(job_of, groups_seen):
     n_samples = [96] * 5
     for params in (
         {"folds": [0] * 5, "vary": {"random_state": range(5)}},
         {"folds": range(5), "vary": {"random_state": [0] * 5}},
+        {"folds": [0] * 5, "random_state": None},
+        {"folds": [0] * 5, "random_state": np.random.RandomState(0)},
     ):
         train(_jobs(job_of, n_samples=n_samples, **params))
         assert groups_seen[0] is None

@@ -1,5 +1,6 @@
 """Which rows each step of a stack sees: the plan of an epoch, and its batches as tensors."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,7 @@ class TrainingData:
         self.orders: list[RowOrder] = []
         owners, offsets, total = [], {}, 0
         orders: dict[Hashable, RowOrder] = {}
+        n_holders = Counter(id(job.rng) for job in jobs)
         for job in jobs:
             key = (id(job.X), id(job.target), id(job.weight))
             if key not in offsets:
@@ -60,8 +62,9 @@ class TrainingData:
             # one batch that holds all rows is the same every epoch
             rng = job.rng if job.shuffle and job.X.n_rows > job.batch_size else None
             rows = np.arange(offsets[key], offsets[key] + job.X.n_rows)
-            order = orders.setdefault((key, _state_of(rng)), RowOrder(rows, rng))
-            self.orders.append(order)
+            # those that hold one generator, such as numpy's global one, draw from it in turn
+            state = _state_of(rng) if n_holders[id(rng)] <= 1 else object()
+            self.orders.append(orders.setdefault((key, state), RowOrder(rows, rng)))
         rows_class = type(owners[0].X)
         self.X: Rows = rows_class.concatenate([job.X for job in owners])  # type: ignore[misc]
         self.target = torch.cat([job.target for job in owners])
