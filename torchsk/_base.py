@@ -246,6 +246,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             first,
             incremental,
         )
+        is_one_batch = len(training) <= batch_size
+        del training, held_out  # copies of rows that training has as tensors
         tasks = callback_tasks(
             self,
             job.max_iter,
@@ -259,7 +261,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 lambda: {"_model": model.trained(weights())}
             )
         result = _stacking.train_job(job)
-        if isinstance(self.random_state, np.random.RandomState) and len(training) <= batch_size:
+        if isinstance(self.random_state, np.random.RandomState) and is_one_batch:
             self._draw_unused_orders(rng, n_rows_seen, result.n_iter)
         self._set_fitted(model.trained(result.flat), result)
         if tasks is not None:
