@@ -60,9 +60,9 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.mul(a, b, out=out)  # an outer product needs no sums
     if a.ndim == 3:
         return torch.bmm(a, b, out=out)
-    return (
-        _onednn(a, b.mT) if prefers_onednn(a, a.numel() * b.shape[1]) else torch.mm(a, b, out=out)
-    )
+    if prefers_onednn(a, a.numel() * b.shape[1]):
+        return _onednn(a, b.mT)
+    return torch.mm(a, b, out=out)
 
 
 def outer_into(out: Tensor, a: Tensor, b: Tensor) -> None:
