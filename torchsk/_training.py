@@ -154,7 +154,9 @@ class _Stack:
         first, n_models = jobs[0], len(jobs)
         self.gradient = torch.empty_like(self.weights)
         row = 0 if n_models == 1 else slice(None)
-        self.groups = self._groups()
+        #: numbers of neighbours that share their batches
+        self.n_sharing = [len(list(group)) for _, group in groupby(self._orders())]
+        self.groups = self.n_sharing if self._wide_pays() else None
         self.network = Network(self.spec, self.weights[row], self.groups)
         self.gradients = Network(self.spec, self.gradient[row], self.groups)
         self.coefs = self.weights[:, : self.spec.n_coefs]
@@ -224,15 +226,10 @@ class _Stack:
         changes = n_batches > 1  # one batch holds the same rows every epoch
         index = None
         if changes or not self._block_cache:
-            rows = {order: order.next_epoch() for order in dict.fromkeys(self._orders())}
-            if self.groups is None:
-                index = by_group = self.plan.arrange(
-                    self.plan.table([rows[order] for order in self._orders()])
-                )
-            else:
-                table = self.plan.table(list(rows.values()))
-                by_group = self.plan.arrange(table)
-                index = self.plan.arrange(np.repeat(table, self.groups, axis=0))
+            rows = [order.next_epoch() for order in dict.fromkeys(self._orders())]
+            table = self.plan.table(rows)
+            index = self.plan.arrange(np.repeat(table, self.n_sharing, axis=0))
+            by_group = index if self.groups is None else self.plan.arrange(table)
         for first in range(0, n_batches, size):
             stop = min(first + size, n_batches)
             key = (stop - first, stop == n_batches)
@@ -248,14 +245,12 @@ class _Stack:
     def _orders(self) -> Iterator[RowOrder]:
         return (model.order for model in self.models)
 
-    def _groups(self) -> list[int] | None:
-        """Return the numbers of neighbours that share their batches, if wide products pay."""
-        groups = [len(list(group)) for _, group in groupby(self._orders())]
+    def _wide_pays(self) -> bool:
+        """Return whether one product per group beats one per model in the first layer."""
+        n_models, n_groups = len(self.models), len(self.n_sharing)
         fan_in, fan_out, *_ = self.spec.layer_sizes
-        width = fan_out * len(self.models) // len(groups)
-        size = fan_in * width * self.models[0].job.batch_size
-        pays = size >= WIDE_SIZE and prefers_onednn(self.weights, size)
-        return groups if pays and len(self.models) > len(groups) else None
+        size = fan_in * fan_out * n_models // n_groups * self.models[0].job.batch_size
+        return n_models > n_groups and size >= WIDE_SIZE and prefers_onednn(self.weights, size)
 
     def _step(self, batch: Batch, rate: Tensor) -> None:
         """Update the weights of every model on one batch."""
