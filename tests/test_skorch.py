@@ -889,6 +889,10 @@ def test_a_memory_map_is_read_batch_by_batch(tmp_path, monkeypatch):
         longest.clear()
         np.testing.assert_allclose(on_disk.predict_proba(rows), in_memory.predict_proba(rows))
         assert on_disk.score(mapped, y) > 0.9
+    clf.set_params(early_stopping=True)
+    in_memory, on_disk = clone(clf).fit(rows, y), clone(clf).fit(mapped, y)
+    assert max(longest) < len(rows) / 2
+    np.testing.assert_allclose(on_disk.predict_proba(rows), in_memory.predict_proba(rows))
 
 
 def test_a_data_loader_and_partial_fit():

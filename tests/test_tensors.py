@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
-from torchsk import _tensors
+from torchsk import TorchClassifier, _tensors
 from torchsk._tensors import (
     Standardizer,
     as_numpy,
@@ -139,6 +140,20 @@ def test_no_whole_copy_in_float64(scaled, monkeypatch):
     tracemalloc.start()
     as_tensor(X, scaler, CPU, torch.float32)  # torch's own memory is not traced
     Standardizer.fit(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < X.nbytes / 2
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_early_stopping_copies_no_rows_in_float64(standardize, monkeypatch):
+    monkeypatch.setattr(_tensors, "CHUNK_SIZE", 10_000)
+    X = np.random.RandomState(0).normal(size=(20_000, 50))
+    clf = TorchClassifier((2,), early_stopping=True, max_iter=1, standardize=standardize)
+    with pytest.warns(ConvergenceWarning):
+        clf.fit(X[:100], X[:100, 0] > 0)  # what is imported and made once
+        tracemalloc.start()
+        clf.fit(X, X[:, 0] > 0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < X.nbytes / 2

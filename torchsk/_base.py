@@ -47,7 +47,7 @@ from torchsk._tensors import (
     is_mapped,
     merge_duplicates,
     resolve_device,
-    threads_for,
+    take_rows,
 )
 
 # up to this many rows in one batch, duplicates are merged: k repeats = weight k, bit by bit
@@ -70,7 +70,7 @@ class Data:
     def take(self, index: np.ndarray) -> "Data":
         """Return some of the rows."""
         weight = None if self.weight is None else self.weight[index]
-        return Data(self.X[index], self.y[index], weight)
+        return Data(take_rows(self.X, index), self.y[index], weight)
 
     def __len__(self) -> int:
         return self.X.shape[0]
@@ -474,12 +474,12 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         fitted.__dict__.pop("feature_names_in_", None)
         fitted._model = model
         scorer = check_scoring(fitted, self.scoring)
-        y = self._decode_y(held_out.y)
+        X, y = held_out.X[:], self._decode_y(held_out.y)
         weights = {} if held_out.weight is None else {"sample_weight": held_out.weight}
 
         def score(trained: Any) -> float:
             fitted._model = model.trained(trained)
-            return scorer(fitted, held_out.X, y, **weights)
+            return scorer(fitted, X, y, **weights)
 
         return score
 
@@ -514,32 +514,33 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     # -- fitted --
 
-    def _raw(self, X: Any) -> Tensor:
-        """Validate X and return raw outputs (n_samples, n_outputs)."""
+    def _checked(self, X: Any) -> Any:
+        """Return X (n_samples, n_features), validated."""
         if not hasattr(self, "_model"):
             check_is_fitted(self)  # takes longer than a row
-        if not self._needs_no_validation(X):
-            X = validate_data(
-                self,
-                as_numpy(X),
-                accept_sparse=["csr", "csc"],
-                dtype=(np.float64, np.float32),
-                reset=False,
-            )
-        return self._model.raw(X)
+        if self._needs_no_validation(X):
+            return X
+        return validate_data(
+            self,
+            as_numpy(X),
+            accept_sparse=["csr", "csc"],
+            dtype=(np.float64, np.float32),
+            reset=False,
+        )
 
     def _read(self, X: Any, *meanings: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
         """Validate X and return what each meaning(head, raw) makes of the raw outputs."""
-        raw = self._raw(X)
-        with threads_for(raw.numel(), raw.device):
-            values = [meaning(self._model.head, raw) for meaning in meanings]
-            is_finite = all(bool(torch.isfinite(value).all()) for value in values)
-        if not is_finite:
+        X = self._checked(X)
+        model = self._model
+        with model.threads(X.shape[0]):
+            raw = model.raw(X)
+            values = [meaning(model.head, raw).numpy() for meaning in meanings]
+        if not all(np.isfinite(value).all() for value in values):
             raise ValueError(
-                f"X must give outputs within the range of {str(raw.dtype)[6:]}; got outputs that "
-                "are not finite, so values in X are too large, or a module returns such outputs."
+                f"X must give outputs within the range of {X.dtype}; got outputs that are not "
+                "finite, so values in X are too large, or a module returns such outputs."
             )
-        return [value.numpy() for value in values]
+        return values
 
     def _needs_no_validation(self, X: Any) -> bool:
         """Return whether X is as validation would return it, which takes longer than a row."""

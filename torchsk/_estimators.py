@@ -421,7 +421,9 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         (proba,) = self._read(X, lambda head, raw: head.inverse_link(raw))
         if self._kind != "binary":
             return proba
-        return np.hstack([1 - proba, proba]) if len(self.classes_) == 2 else np.ones_like(proba)
+        if len(self.classes_) == 1:
+            return np.ones_like(proba)
+        return np.concatenate([1 - proba, proba], axis=1)
 
     @available_if(lambda self: self._check_proba())
     def predict_log_proba(self, X):

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -92,21 +93,27 @@ class FittedNetwork(ABC):
 
         Inputs are standardised in float64.
         """
-        there = self.device == "cpu" or self.device in available_devices()
-        device = torch.device(self.device if there else "cpu")
+        device = self._device()
         predict, dtype = self._predictor(X.dtype, device)
-        n_rows = min(X.shape[0], max(1, CHUNK_SIZE // self.widest))
-        with torch.no_grad(), threads_for(n_rows * self.n_multiply_adds, device):
-            parts = [
-                predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
-                for rows in self._chunks(X.shape[0])
-            ]
-            raw = parts[0] if len(parts) == 1 else torch.cat(parts)
-            raw = raw.to(DTYPES[X.dtype.name])
-            if self.y_scaler is not None:
-                offset, factor = map(torch.from_numpy, self._raw_affine())
-                raw = raw * factor.to(raw.dtype) + offset.to(raw.dtype)
+        parts = [
+            predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
+            for rows in self._chunks(X.shape[0])
+        ]
+        raw = parts[0] if len(parts) == 1 else torch.cat(parts)
+        raw = raw.to(DTYPES[X.dtype.name])
+        if self.y_scaler is not None:
+            offset, factor = map(torch.from_numpy, self._raw_affine())
+            raw = raw * factor.to(raw.dtype) + offset.to(raw.dtype)
         return raw
+
+    def threads(self, n_rows: int) -> AbstractContextManager[None]:
+        """Return a context with as many of torch's threads as pay for predicting these rows."""
+        n_rows = min(n_rows, max(1, CHUNK_SIZE // self.widest))
+        return threads_for(n_rows * self.n_multiply_adds, self._device())
+
+    def _device(self) -> torch.device:
+        there = self.device == "cpu" or self.device in available_devices()
+        return torch.device(self.device if there else "cpu")
 
     def _chunks(self, n_rows: int) -> Iterator[slice]:
         step = max(1, CHUNK_SIZE // self.widest)
@@ -185,8 +192,15 @@ class FittedMLP(FittedNetwork):
     ) -> tuple[Callable[[Tensor], Tensor], np.dtype]:
         """Compute in X's dtype on the CPU, in float32 on an accelerator."""
         dtype = dtype if device.type == "cpu" else np.dtype(np.float32)
-        network = Network(self.spec, torch.from_numpy(self.flat.astype(dtype)).to(device))
-        return network.predict, dtype
+        networks: dict[Hashable, Network] = self.__dict__.setdefault("_networks", {})
+        if (dtype, device) not in networks:
+            flat = torch.from_numpy(np.require(self.flat, dtype, "W"))
+            networks[dtype, device] = Network(self.spec, flat.to(device))
+        return networks[dtype, device].predict, dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the tensors that predictions keep."""
+        return {name: value for name, value in vars(self).items() if name != "_networks"}
 
     def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return (coefs, intercepts) for raw inputs and outputs, in the dtype of the fitted X.

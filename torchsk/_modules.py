@@ -149,6 +149,7 @@ class FittedModule(FittedNetwork):
     ) -> tuple[Callable[[Tensor], Tensor], np.dtype]:
         module = self.holder.module_.eval()
 
+        @torch.no_grad()
         def predict(X: Tensor) -> Tensor:
             n_missing = max(0, MIN_ROWS - len(X))
             padded = torch.cat([X, X[-1:].expand(n_missing, -1)])

@@ -127,7 +127,7 @@ class Standardizer:
         if not np.isfinite(variance).all():
             raise ValueError(
                 f"{name} must be small enough to be squared in float64; got values up to "
-                f"{max(abs(X.max()), abs(X.min())):.3g}."
+                f"{abs(X[:]).max():.3g}."
             )
         scale = np.sqrt(variance)
         # rounding leaves a constant column with a spread of a few eps times its value
@@ -141,7 +141,7 @@ class Standardizer:
             return np.divide(Z, self.scale, out=Z)
 
 
-def _dense_moments(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _dense_moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance of the columns, in two passes over chunks of rows."""
     n_rows, n_columns = X.shape
     weight = np.ones(n_rows) if weight is None else weight.astype(np.float64)
@@ -165,6 +165,17 @@ def _sparse_moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.n
 
 
 # -- rows ------------------------------------------------------------------------------------------
+
+
+class RowsOf:
+    """Some rows of an array (n_rows, n_columns), copied only as they are looked at."""
+
+    def __init__(self, array: np.ndarray, index: np.ndarray):
+        self.array, self.index = array, index
+        self.shape = len(index), array.shape[1]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self.array[self.index[rows]]
 
 
 class DenseRows:
@@ -218,7 +229,11 @@ class MappedRows:
     """Rows of a memory-mapped array, read, standardised and cast as they are taken."""
 
     def __init__(
-        self, X: np.ndarray, scaler: Standardizer | None, device: torch.device, dtype: torch.dtype
+        self,
+        X: np.ndarray | RowsOf,
+        scaler: Standardizer | None,
+        device: torch.device,
+        dtype: torch.dtype,
     ):
         self.X, self.scaler, self.device, self.dtype = X, scaler, device, dtype
         self.n_rows, self.n_features = X.shape
@@ -247,10 +262,16 @@ Rows = DenseRows | SparseRows | MappedRows
 
 
 def is_mapped(X: Any) -> bool:
-    """Return whether an array looks at a file (numpy.memmap)."""
+    """Return whether an array, or some rows of it, looks at a file (numpy.memmap)."""
+    X = X.array if isinstance(X, RowsOf) else X
     while isinstance(X, np.ndarray) and not isinstance(X, np.memmap):
         X = X.base
     return isinstance(X, np.memmap)
+
+
+def take_rows(X: Any, index: np.ndarray) -> Any:
+    """Return some rows of X; of an array only where to find them, as it may be large."""
+    return X[index] if sp.issparse(X) else RowsOf(X, index)
 
 
 def as_rows(
@@ -268,7 +289,7 @@ def as_rows(
 
 
 def as_tensor(
-    X: np.ndarray,
+    X: np.ndarray | RowsOf,
     scaler: Standardizer | None,
     device: torch.device,
     dtype: torch.dtype,
