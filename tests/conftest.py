@@ -1,13 +1,18 @@
 """What every test file shares: one thread, no window, and small data sets loaded once."""
 
+import os
+
 import matplotlib
 import numpy as np
 import pytest
+import simulated_device
 import torch
 from sklearn import datasets
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # more threads cost more than they give at these sizes
+if os.environ.get("TORCHSK_DEVICE") == simulated_device.NAME:
+    simulated_device.install()
 
 
 def pytest_collection_modifyitems(items):
@@ -18,6 +23,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("device"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def device():
+    """The name of the first accelerator."""
+    return torch.accelerator.current_accelerator().type
 
 
 def _read_only(X, y):

@@ -830,19 +830,6 @@ def test_weights_are_saved_once(iris):
     assert len(pickle.dumps(clf)) < 20_000 * 8 * 4 * 2 + 20_000  # weights and moments
 
 
-@pytest.mark.device
-def test_trained_on_an_accelerator(iris):
-    X, y = iris
-    clf = TorchClassifier(module=Net, device="auto", max_iter=20, random_state=0).fit(X, y)
-    assert clf.score(X, y) > 0.8
-    assert next(clf.net_.module_.parameters()).device.type == torch.device(clf.device_).type
-    twin = pickle.loads(pickle.dumps(clf))
-    np.testing.assert_allclose(twin.predict_proba(X), clf.predict_proba(X), atol=1e-5)
-    raw = clf.module_(torch.from_numpy(np.float32(X))).softmax(1).detach()  # on the CPU
-    np.testing.assert_allclose(raw, clf.predict_proba(X), atol=1e-4)
-    assert clf.partial_fit(X, y).net_.history[-1]["epoch"] == 21
-
-
 @pytest.mark.parametrize("backend", ["sequential", "torchsk"])
 def test_grid_search_over_module_params(iris, backend):
     X, y = iris

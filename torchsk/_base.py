@@ -44,6 +44,7 @@ from torchsk._tensors import (
     as_tensor,
     as_weight,
     check_weights,
+    exact_dtype,
     is_mapped,
     merge_duplicates,
     resolve_device,
@@ -223,6 +224,11 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> None:
         """Train the network, in one lane or the other, and set the fitted attributes."""
         device = resolve_device(self.device)
+        if self.solver in FULL_BATCH_SOLVERS and exact_dtype(device) != torch.float64:
+            raise ValueError(
+                f"device must be one that has float64 for solver={self.solver!r}; "
+                f"got device={self.device!r}."
+            )
         rng = check_random_state(self.random_state)
         model = self._start(data, head, rng, first, str(device))
         whole = data
@@ -437,7 +443,6 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Return X, target and weight as training takes them; a suffix marks held-out rows."""
         dtype = torch.float64 if self.solver in FULL_BATCH_SOLVERS else torch.float32
         # rounded weights would make one of two equal validation scores the better one
-        exact = suffix and device.type != "mps"
         y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
         target = head.encode(y)
         return {
@@ -449,7 +454,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             else as_tensor(target, None, device, dtype, "y" + suffix),
             "weight": None
             if data.weight is None
-            else as_weight(data.weight, device, torch.float64 if exact else dtype),
+            else as_weight(data.weight, device, exact_dtype(device) if suffix else dtype),
         }
 
     def _make_schedule(self) -> Schedule:

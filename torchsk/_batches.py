@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchsk._heads import Head
 from torchsk._jobs import TrainingJob
-from torchsk._tensors import Rows
+from torchsk._tensors import Rows, exact_dtype
 
 
 class RowOrder:
@@ -259,7 +259,8 @@ class Block:
         losses = losses.mul_(head.loss_scale)
         if self.plan.weighted:
             losses = losses.mul_(self.factors.squeeze(1))
-        data = torch.cat([table.sum(2, dtype=torch.float64) for table in self._tables(losses)])
+        exact = exact_dtype(losses.device)
+        data = torch.cat([table.sum(2, dtype=exact) for table in self._tables(losses)])
         if not self.plan.weighted:
             data = data * self.inverse
         penalty = 0.5 * self.norms.square() * self.penalties.squeeze(2)

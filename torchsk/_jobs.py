@@ -13,7 +13,7 @@ from torchsk._heads import Head
 from torchsk._mlp import NetworkSpec
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, Schedule
 from torchsk._stopping import Progress, is_diverged
-from torchsk._tensors import Rows
+from torchsk._tensors import Rows, exact_dtype
 
 
 class TrainingCancelled(BaseException):
@@ -119,8 +119,11 @@ def score_raw(
     raw: Tensor, head: Head, validation: Validation, weights: Callable[[], Any]
 ) -> tuple[float, float]:
     """Return (loss, score) of the raw outputs (n_rows, n_outputs) of held-out rows."""
-    losses = head.loss(raw, validation.target).double()
-    weight = validation.weight
+    target, weight = validation.target, validation.weight
+    if exact_dtype(raw.device) != torch.float64:  # scores need it
+        raw, target = raw.cpu(), target.cpu()
+        weight = None if weight is None else weight.cpu()
+    losses = head.loss(raw, target).double()
     mean = losses.mean() if weight is None else (losses @ weight.double()) / weight.double().sum()
     loss = float(mean) * head.loss_scale
     if not bool(torch.isfinite(raw).all()):
@@ -129,7 +132,7 @@ def score_raw(
         return loss, float(validation.score(weights()))
     if validation.score == "loss":
         return loss, -loss
-    return loss, head.score(raw, validation.target, weight)
+    return loss, head.score(raw, target, weight)
 
 
 def record_epoch(

@@ -13,14 +13,15 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def seeded_torch(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's global generators inside the block; one thread at a time, all restored after."""
-    on_accelerator = device is not None and device.type not in ("cpu", "meta")
-    with (
-        _LOCK,
-        torch.random.fork_rng(
-            devices=[device] if on_accelerator else [],
-            device_type=device.type if device is not None and on_accelerator else "cuda",
-        ),
-    ):
-        torch.manual_seed(seed)
+    """Seed torch's global generators inside the block; one thread at a time, restored after.
+
+    Those of the CPU and of `device`; `torch.manual_seed` would reach every accelerator.
+    """
+    devices = [] if device is None or device.type in ("cpu", "meta") else [device]
+    kind = devices[0].type if devices else "cuda"
+    with _LOCK, torch.random.fork_rng(devices, device_type=kind):
+        torch.default_generator.manual_seed(seed)
+        for there in devices:
+            state = torch.Generator(there).manual_seed(seed).get_state()
+            torch.get_device_module(kind).set_rng_state(state, there)
         yield

@@ -20,16 +20,22 @@ CHUNK_SIZE = 4_000_000
 # -- devices ---------------------------------------------------------------------------------------
 
 
+#: kinds of device that have no float64
+FLOAT32_ONLY = {"mps"}
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, in which sums are taken, or float32 where a device has no other."""
+    return torch.float32 if device.type in FLOAT32_ONLY else torch.float64
+
+
 def available_devices() -> list[str]:
     """Return the names of the devices that torch can use here, "cpu" first."""
-    names = ["cpu"]
-    if torch.cuda.is_available():
-        names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        names += ["mps"]
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        names += ["xpu", *(f"xpu:{i}" for i in range(torch.xpu.device_count()))]
-    return names
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or not torch.accelerator.is_available():
+        return ["cpu"]
+    kind, n_devices = accelerator.type, torch.accelerator.device_count()
+    return ["cpu", kind, *(f"{kind}:{i}" for i in range(n_devices))]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -32,7 +32,7 @@ from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, UpdateRule, as_column
 from torchsk._stopping import DIVERGED
-from torchsk._tensors import Rows, threads_for
+from torchsk._tensors import Rows, exact_dtype, threads_for
 
 # rows gathered at a time, in numbers (16 MB of float32): one epoch of small data, some batches of
 # large data
@@ -206,7 +206,8 @@ class _Stack:
         )
         table = torch.tensor(rates, dtype=torch.float32, device=self.device)
         steps = (table.squeeze(1) if len(self.models) == 1 else table.unsqueeze(2)).unbind()
-        loss = torch.zeros(len(self.models), dtype=torch.float64, device=self.device)
+        dtype = exact_dtype(self.device)
+        loss = torch.zeros(len(self.models), dtype=dtype, device=self.device)
         for block in self._blocks():
             if should_stop is not None and should_stop():
                 raise TrainingCancelled
