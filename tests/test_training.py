@@ -234,6 +234,33 @@ def test_candidates_of_a_fold_share_their_batches(job_of, groups_seen, case):
     assert_same(results, alone)
 
 
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_candidate_that_diverges_ends_as_alone(job_of, groups_seen, kind, early_stopping):
+    jobs = _jobs(
+        job_of,
+        kind,
+        folds=[0] * 5,
+        max_grad_norm=None,
+        early_stopping=early_stopping,
+        vary={
+            "alpha": [0.0] * 5,
+            "learning_rate_init": [0.01, 0.02, 1.0, 0.01, 0.03],
+            "learning_rate": ["constant", "constant", lambda epoch: 1e-3 if epoch < 3 else 1e38]
+            + ["constant"] * 2,
+        },
+    )
+    alone = _alone(jobs)
+    together = train(_copy(jobs))
+    assert [5] in groups_seen
+    failed, expected = together.pop(2), alone.pop(2)
+    if early_stopping:
+        assert failed.n_iter == expected.n_iter == 4 and failed.warning == expected.warning
+    else:
+        assert str(failed) == str(expected) and "4" in str(failed)
+    assert_same(together, alone)
+
+
 def test_other_seeds_other_rows_or_one_generator_share_nothing(job_of, groups_seen):
     n_samples = [96] * 5
     for params in (

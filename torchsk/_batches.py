@@ -162,8 +162,8 @@ class Block:
         is_last: bool,
     ):
         self.plan, self.data, self.alpha = plan, data, alpha
-        self.n_outputs, self.n_groups = n_outputs, n_groups
-        n_models, device, dtype = plan.n_models, plan.device, alpha.dtype
+        self.n_groups, n_models = n_groups, plan.n_models
+        device, dtype = plan.device, alpha.dtype
         self.sizes = [self.plan.batch_size] * n_batches
         if is_last:
             self.sizes[-1] = self.plan.last
@@ -174,11 +174,13 @@ class Block:
         #: raw outputs; every batch lies (n_models, n_outputs, size)
         self.out = torch.empty(total, n_outputs, device=device, dtype=dtype)
         self.norms = torch.zeros(n_batches, n_models, device=device, dtype=dtype)
+        #: weight of a row / sum of the weights of its batch
         self.factors = torch.empty(total, 1, device=device, dtype=dtype)
         sizes = torch.tensor(self.sizes, device=device, dtype=dtype)
-        #: 1 / (sum of the weights of a batch), (n_batches, n_models)
-        self.inverse = (1 / sizes).unsqueeze(1).expand(n_batches, n_models).contiguous()
+        #: alpha / sum of the weights of a batch
         self.penalties = torch.empty(n_batches, n_models, 1, device=device, dtype=dtype)
+        #: share of each batch in its model's epoch (n_batches, n_models)
+        self.shares = plan.shares[-n_batches:] if is_last else plan.shares[:n_batches]
 
         def steps(rows: Tensor, n_tables: int) -> list[Tensor]:
             """Return one view (n_tables, size, n_columns) per batch; (size, ...) for one model."""
@@ -200,7 +202,13 @@ class Block:
                 plan.n_rows[-n_batches:] if is_last else plan.n_rows[:n_batches],
             )
         ]
-        self.penalties.copy_(self.inverse.unsqueeze(2) * self.alpha)
+        #: raw outputs and targets, as the loss takes them
+        self.raws = [(self.out, self.target)]
+        if n_outputs > 1:
+            tables = self._tables(self.out, n_outputs, -1)
+            targets = self._tables(self.target, -1, data.target.shape[1])
+            self.raws = [(out.mT, target) for out, target in zip(tables, targets)]
+        self._penalise(1 / sizes.unsqueeze(1))
         self.first = 0
 
     def fill(self, index: Tensor, group_index: Tensor, first: int) -> None:
@@ -237,32 +245,30 @@ class Block:
         tables = self._tables(weight)
         totals = torch.cat([table.sum(2) for table in tables])
         # a batch without weight changes nothing
-        torch.where(totals > 0, 1 / totals, torch.zeros_like(totals), out=self.inverse)
-        self.penalties.copy_(self.inverse.unsqueeze(2) * self.alpha)
-        start = 0
-        for table, factors in zip(tables, self._tables(self.factors)):
-            inverse = self.inverse[start : start + len(table)].unsqueeze(2)
-            torch.mul(table, inverse, out=factors)
-            start += len(table)
+        inverse = torch.where(totals > 0, 1 / totals, torch.zeros_like(totals))
+        self._penalise(inverse)
+        starts = (0, len(tables[0]))
+        for start, table, factors in zip(starts, tables, self._tables(self.factors)):
+            torch.mul(table, inverse[start : start + len(table)].unsqueeze(2), out=factors)
+
+    def _penalise(self, inverse: Tensor) -> None:
+        """Set the penalties, given 1 / (sum of the weights of a batch), (n_batches, n_models)."""
+        self.penalties.copy_(inverse.unsqueeze(2) * self.alpha)
+        self.penalty_shares = 0.5 * self.penalties.squeeze(2) * self.shares
 
     def loss(self, head: Head) -> Tensor:
         """Return these batches' part of each model's epoch loss (n_models,), penalty included.
 
         As in scikit-learn a batch counts by its rows, within it a row by its weight.
         """
-        parts = [(self.out, self.target)]
-        if self.n_outputs > 1:
-            outs = self._tables(self.out, self.n_outputs, -1)
-            targets = self._tables(self.target, -1, self.target.shape[1])
-            parts = [(out.mT, target) for out, target in zip(outs, targets)]
-        losses = torch.cat([head.loss(raw, target).view(-1) for raw, target in parts])
-        losses = losses.mul_(head.loss_scale)
-        if self.plan.weighted:
-            losses = losses.mul_(self.factors.squeeze(1))
+        parts = [head.loss(raw, target).view(-1) for raw, target in self.raws]
+        losses = parts[0] if len(parts) == 1 else torch.cat(parts)
         exact = exact_dtype(losses.device)
-        data = torch.cat([table.sum(2, dtype=exact) for table in self._tables(losses)])
-        if not self.plan.weighted:
-            data = data * self.inverse
-        penalty = 0.5 * self.norms.square() * self.penalties.squeeze(2)
-        shares = self.plan.shares[self.first : self.first + len(data)]
-        return ((data + penalty) * shares).sum(0)
+        if self.plan.weighted:
+            tables = self._tables(losses * self.factors.squeeze(1))
+            batches = torch.cat([table.sum(2, dtype=exact) for table in tables])
+            data = (batches * self.shares).sum(0)
+        else:
+            sums = [table.sum((0, 2), dtype=exact) for table in self._tables(losses)]
+            data = sum(sums[1:], sums[0]) / self.plan.longest
+        return data * head.loss_scale + (self.norms.square() * self.penalty_shares).sum(0)
