@@ -1,9 +1,10 @@
 """Products of matrices, by the fastest kernel that torch brings for this processor.
 
 torch hands float32 products on x86 to MKL, which on processors of other makers than Intel keeps to
-AVX2. oneDNN, which comes with torch as well, uses AVX-512 wherever it is there and is then about
-twice as fast; a call costs some ten microseconds more, and there is none for stacks of matrices, so
-small products and stacks stay with MKL. `benchmarks/single_fit.py` shows both.
+AVX2. oneDNN, which comes with torch as well, uses AVX-512 wherever it is there and is then up to
+twice as fast (as fast where AVX-512 takes two cycles); a call costs some ten microseconds more, and
+there is none for stacks of matrices, so small products and stacks stay with MKL.
+`benchmarks/single_fit.py` shows both.
 """
 
 import torch

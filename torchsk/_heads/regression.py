@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,8 +84,8 @@ class _Threshold(LocationHead):
 
     def standardized(self, scale: np.ndarray) -> RegressionHead:
         """Return the head whose threshold is divided by scale."""
-        threshold: Any = getattr(self, self._threshold) / scale
-        return replace(self, **{self._threshold: threshold})
+        threshold = np.broadcast_to(getattr(self, self._threshold) / scale, self.n_targets)
+        return StandardizedThreshold(self.n_targets, tuple(threshold.tolist()))
 
     def encode(self, y: np.ndarray) -> np.ndarray:
         """Return (y, threshold), (n_samples, 2 * n_targets)."""
@@ -95,8 +95,21 @@ class _Threshold(LocationHead):
     def decode(self, target: Tensor) -> Tensor:
         return target[..., : self.n_targets]
 
-    def _error_and_threshold(self, raw: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        return raw - target[..., : self.n_targets], target[..., self.n_targets :]
+    @abstractmethod
+    def _unit(self, threshold: Tensor) -> Tensor | float:
+        """Return what Huber's loss is divided by."""
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        threshold = target[..., self.n_targets :]
+        size = (raw - target[..., : self.n_targets]).abs_()
+        near = torch.minimum(size, threshold)
+        return (near / self._unit(threshold) * (size - 0.5 * near)).sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return the error, clipped at the threshold, in the loss's unit."""
+        threshold = target[..., self.n_targets :]
+        error = raw - target[..., : self.n_targets]
+        return error.clamp_(-threshold, threshold).div_(self._unit(threshold))
 
 
 @dataclass(frozen=True)
@@ -113,16 +126,8 @@ class Huber(_Threshold):
 
     _threshold = "delta"
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
-        error, delta = self._error_and_threshold(raw, target)
-        size = error.abs()
-        near = torch.minimum(size, delta)
-        return (near * (size - 0.5 * near)).sum(-1)
-
-    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Return the error, clipped at -delta and delta."""
-        error, delta = self._error_and_threshold(raw, target)
-        return error.clamp_(-delta, delta)
+    def _unit(self, threshold: Tensor) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -139,16 +144,26 @@ class SmoothL1(_Threshold):
 
     _threshold = "beta"
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
-        error, beta = self._error_and_threshold(raw, target)
-        size = error.abs()
-        near = torch.minimum(size, beta)
-        return (near / beta * (size - 0.5 * near)).sum(-1)
+    def _unit(self, threshold: Tensor) -> Tensor:
+        return threshold
 
-    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Return error / beta, clipped at -1 and 1."""
-        error, beta = self._error_and_threshold(raw, target)
-        return error.div_(beta).clamp_(-1, 1)
+
+@dataclass(frozen=True)
+class StandardizedThreshold(_Threshold):
+    """What both are where y is standardised: from the absolute error's size to the squared one's.
+
+    The threshold, in y's own unit, may be far from y's spread. Huber's loss is then tiny where it
+    is small, and smooth L1 where it is large, as if the learning rate were.
+
+    Loss:   Huber's / min(threshold, 1)
+    """
+
+    threshold: tuple[float, ...] = field(compare=False)
+
+    _threshold = "threshold"
+
+    def _unit(self, threshold: Tensor) -> Tensor:
+        return threshold.clamp(max=1)
 
 
 @dataclass(frozen=True)
