@@ -26,6 +26,7 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import SelectKBest
 from sklearn.inspection import permutation_importance
@@ -993,6 +994,72 @@ def test_bad_targets(iris):
         Classifier().fit(X, np.column_stack([y, y]))
     with pytest.raises(ValueError, match=r"^y must be non-negative for the Poisson loss"):
         Regressor(loss="poisson").fit(X, y - 1)
+    with pytest.raises(ValueError, match=r"^y must hold numbers; got y of the type datetime64"):
+        Regressor().fit(X, y.astype("datetime64[D]"))
+    with pytest.raises(ValueError, match=r"^y must have 3 columns; got 2\.$"):
+        labels = np.eye(3, dtype=int)[y]
+        Classifier().partial_fit(X, labels, classes=range(3)).partial_fit(X, labels[:, :2])
+
+
+def test_bad_held_out_targets(iris):
+    X, y = iris
+    one, two, labels = X[:, 0], X[:, :2], np.eye(3, dtype=int)[y]
+    for model, target, held_out in [
+        (Regressor(), two, one),
+        (Regressor(), one, two),
+        (Regressor(), two, X[:, :3]),
+        (Classifier(), labels, labels[:, :2]),
+    ]:
+        n_columns, n_held_out = (t.reshape(150, -1).shape[1] for t in (target, held_out))
+        message = f"^y_val must have {n_columns} columns; got {n_held_out}"
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, target, X_val=X, y_val=held_out)
+    with pytest.raises(ValueError, match=r"^y_val must be positive for the Gamma loss; got y_val"):
+        Regressor(loss="gamma").fit(X, one, X_val=X, y_val=-one)
+    with pytest.raises(ValueError, match="X has 2 features") as caught:
+        Regressor().fit(X, one, X_val=two, y_val=one)
+    assert caught.value.__notes__ == ["X and y are X_val and y_val here."]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_a_score_without_meaning_is_recorded_or_an_error(breast_cancer):
+    X, y = breast_cancer
+    one_class = {"X_val": X[y == 1][:20], "y_val": y[y == 1][:20]}
+    net = Classifier(scoring="roc_auc", max_iter=2)
+    with pytest.warns(ConvergenceWarning):
+        assert np.isnan(net.fit(X, y, **one_class).validation_scores_).tolist() == [True, True]
+    with pytest.raises(ValueError, match="score was not finite in epoch 1, though the loss was"):
+        net.set_params(early_stopping=True).fit(X, y, **one_class)
+
+
+def test_what_a_solver_makes_no_use_of_is_said(iris):
+    with pytest.warns(UserWarning, match="solver='lbfgs' makes no use of dropout"):
+        Classifier(solver="lbfgs", dropout=0.5).fit(*iris)
+    with pytest.warns(UserWarning, match="solver='lbfgs' makes no use of X_val and y_val"):
+        Classifier(solver="lbfgs").fit(*iris, X_val=iris[0], y_val=iris[1])
+
+
+@pytest.mark.parametrize("loss", ["huber", "smooth_l1"])
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_thresholds_learn_in_every_unit(loss, unit, diabetes):
+    X, y = diabetes
+    net = TorchRegressor(loss=loss, random_state=0).fit(X, unit * y)
+    assert net.score(X, unit * y) > 0.5
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_rows_may_lie_backwards(standardize, iris):
+    X, y = iris
+    net = Classifier(standardize=standardize).fit(X[::-1], y[::-1])
+    for view in (X[::-1], X[:, ::-1], X[::2], X.T.copy().T):
+        expected = net.predict_proba(view.copy())
+        np.testing.assert_allclose(net.predict_proba(view), expected, rtol=1e-12)
+
+
+def test_weights_cannot_be_written_to(clf):
+    for array in (*clf.coefs_, *clf.intercepts_):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

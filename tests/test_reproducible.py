@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -21,6 +22,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
+from torchsk._random import seeded_torch
 
 SETTINGS = {
     "plain": {},
@@ -214,6 +216,38 @@ def test_a_fork_after_a_fit_does_not_hang(n_threads, expected):
             child.kill()
     finally:
         torch.set_num_threads(before)
+
+
+def _draw_in_child(connection):
+    with seeded_torch(0):
+        connection.send(torch.rand(()).item())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_while_torch_is_seeded_does_not_hang():
+    inside, done = threading.Event(), threading.Event()
+
+    def hold():
+        with seeded_torch(0):
+            inside.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait()
+    try:
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        child = context.Process(target=_draw_in_child, args=[theirs], daemon=True)
+        child.start()
+        try:
+            assert ours.poll(30), "the child hangs"
+        finally:
+            child.kill()
+    finally:
+        done.set()
+        holder.join()
 
 
 def test_two_searches_at_once_in_threads(iris):

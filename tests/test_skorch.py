@@ -17,6 +17,7 @@ import torch
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 from sklearn.datasets import make_multilabel_classification
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -880,6 +881,68 @@ def test_a_memory_map_is_read_batch_by_batch(tmp_path, monkeypatch):
     in_memory, on_disk = clone(clf).fit(rows, y), clone(clf).fit(mapped, y)
     assert max(longest) < len(rows) / 2
     np.testing.assert_allclose(on_disk.predict_proba(rows), in_memory.predict_proba(rows))
+
+
+def test_rows_of_a_split_are_read_forwards(monkeypatch):
+    from torchsk._tensors import MappedRows, RowsOf
+
+    X, seen = np.arange(40.0).reshape(20, 2), []
+
+    class Watched(np.ndarray):
+        def __getitem__(self, rows):
+            seen.append(rows)
+            return np.asarray(self)[rows]
+
+    index = np.random.RandomState(0).permutation(20)[:15]
+    rows = MappedRows(RowsOf(X.view(Watched), index), None, torch.device("cpu"), torch.float64)
+    order = torch.tensor([3, 14, 0, 7])
+    np.testing.assert_array_equal(rows.take(order), X[index][order])
+    assert (np.diff(seen[-1]) > 0).all()
+
+
+def test_a_partial_fit_that_fails_leaves_the_optimizer_alone(iris):
+    X, y = iris
+    net = TorchClassifier(module=mlp, solver="adam", batch_size=50, random_state=0)
+    net.partial_fit(X, y, classes=[0, 1, 2])
+    control = pickle.loads(pickle.dumps(net))
+
+    class Fails(cbs.Callback):
+        n_batches = 0
+
+        def on_batch_end(self, net, **kwargs):
+            self.n_batches += 1
+            if self.n_batches == 2:
+                raise RuntimeError("third batch")
+
+    with pytest.raises(RuntimeError, match="third batch"):
+        net.set_params(skorch_callbacks=[Fails]).partial_fit(X, y)
+    net.set_params(skorch_callbacks=None).partial_fit(X, y)
+    control.partial_fit(X, y)
+    np.testing.assert_array_equal(net.predict_proba(X), control.predict_proba(X))
+
+
+def test_a_module_must_have_parameters(iris):
+    for module in (nn.ReLU(), nn.ReLU):
+        with pytest.raises(ValueError, match="module must have parameters to train; got ReLU"):
+            TorchClassifier(module=module).fit(*iris)
+
+
+def test_a_module_sees_few_wide_rows_at_a_time(monkeypatch):
+    from torchsk import _models
+
+    monkeypatch.setattr(_models, "CHUNK_SIZE", 1000)
+    n_seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, X):
+            n_seen.append(len(X))
+            return super().forward(X)
+
+    X = np.random.RandomState(0).normal(size=(60, 50))
+    net = TorchRegressor(module=Watched(50, 1), batch_size=20, max_iter=1, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        net.fit(X, X[:, 0]).predict(X)
+    assert max(n_seen) == 20
 
 
 def test_a_data_loader_and_partial_fit():

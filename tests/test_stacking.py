@@ -517,6 +517,13 @@ def test_a_stack_that_fails_as_a_whole_fails_its_fits_only(fake, data, monkeypat
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
 
 
+def test_the_error_of_a_stack_has_one_traceback(fake, monkeypatch):
+    error = MemoryError("too large")
+    monkeypatch.setattr(fake, "train", lambda jobs, *args, **kwargs: [error] * len(jobs))
+    _, errors = zip(*_stacking.TaskGroup([_Call(i) for i in (0, 1, 3, 4)])(), strict=True)
+    assert [len(error.__notes__) for error in errors] == [1] * 4
+
+
 def test_an_error_of_the_backend_reaches_every_task(fake, data, monkeypatch):
     monkeypatch.setattr(fake, "max_models", lambda job: 1 / 0)
     with joblib.parallel_config("torchsk"), pytest.raises(ZeroDivisionError):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.neural_network import MLPClassifier
 
-from torchsk._stopping import Progress, is_diverged
+from torchsk._stopping import Progress, is_diverged, why_not_finite
 
 
 def _scikit_learns_count(values, tol, early_stopping):
@@ -74,15 +74,32 @@ def test_a_copy_is_independent():
     assert (progress.n_epochs, copy.n_epochs) == (1, 2)
 
 
+NAN = math.nan
+
+
 @pytest.mark.parametrize(
-    ("loss", "validation", "expected"),
+    ("loss", "validation", "early_stopping", "words"),
     [
-        (1.0, None, False),
-        (1.0, (math.inf, 0.5), False),  # the score decides
-        (math.nan, None, True),
-        (math.inf, (1.0, 0.5), True),
-        (1.0, (1.0, math.nan), True),
+        (1.0, None, False, None),
+        (1.0, (math.inf, 0.5), True, None),  # the score decides
+        (1.0, (1.0, NAN), False, None),  # it is recorded only
+        (NAN, None, False, "Training diverged"),
+        (math.inf, (1.0, 0.5), True, "Training diverged"),
+        (NAN, (NAN, NAN), True, "Training diverged"),
+        (1.0, (NAN, NAN), True, "Training diverged"),
+        (1.0, (1.0, NAN), True, "The validation score was not finite in epoch 7, though"),
     ],
 )
-def test_divergence(loss, validation, expected):
-    assert is_diverged(loss, validation) is expected
+def test_what_is_not_finite(loss, validation, early_stopping, words):
+    progress = Progress(early_stopping)
+    progress.record(loss, validation, 0.0)
+    assert is_diverged(progress) is (words is not None)
+    if words is not None:
+        assert why_not_finite(progress, 7).startswith(words)
+
+
+def test_an_earlier_run_may_have_kept_scores_only():
+    progress = Progress(early_stopping=True, validation_scores=[0.1, 0.2])
+    progress.record(1.0, (1.0, 0.5), 0.0)
+    assert progress.validation_scores == [0.1, 0.2, 0.5]
+    assert progress.validation_loss_curve == [1.0]

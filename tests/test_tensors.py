@@ -104,7 +104,9 @@ def test_standardized_columns_survive_the_cast(X):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_values_too_large_to_be_squared(sparse):
     X = np.array([[1e200, 1.0], [-1e200, 2.0]])
-    with pytest.raises(ValueError, match=r"y must be small enough .*; got values up to 1e\+200\."):
+    with pytest.raises(
+        ValueError, match=r"y must be finite and small enough .*; got values up to 1e\+200\."
+    ):
         Standardizer.fit(sp.csr_array(X) if sparse else X, name="y")
 
 
@@ -175,7 +177,7 @@ def test_values_beyond_float32(sparse):
     X = sp.csr_array(X) if sparse else X
     with (
         np.errstate(over="ignore"),
-        pytest.raises(ValueError, match="X must be within the range of float32"),
+        pytest.raises(ValueError, match="X must be finite and within the range of float32"),
     ):
         as_rows(X, None, CPU, torch.float32)
     as_rows(X, None, CPU, torch.float64)

@@ -408,6 +408,32 @@ def test_divergence_with_early_stopping_keeps_the_best(job_of, scoring):
         assert math.isfinite(result.progress.best_score)
 
 
+@pytest.mark.parametrize("kind", ["regression", "multioutput"])
+def test_a_loss_of_one_number_sees_one_batch_at_a_time(job_of, kind):
+    n_seen = []
+
+    def pairs(raw, target):
+        n_seen.append(len(raw))
+        return ((raw - target).unsqueeze(0) - (raw - target).unsqueeze(1)).square().mean()
+
+    X, y = _data(100, 0, kind)
+    job = job_of(TorchRegressor(**BASE, loss=pairs, random_state=0), X, y)
+    n_seen.clear()
+    (result,) = train([job])
+    assert max(n_seen) == 32
+    assert result.progress.loss_curve[-1] < result.progress.loss_curve[0]
+
+
+def test_batches_that_weigh_next_to_nothing_change_nothing(job_of):
+    X, y = _data(100, 0, "regression")
+    weight = np.where(np.arange(100) < 50, 1.0, 1e-42)
+    params = {**BASE, "shuffle": False, "batch_size": 50, "alpha": 0.0, "random_state": 0}
+    light, without = (
+        job_of(TorchRegressor(**params), X, y, sample_weight=w) for w in (weight, weight > 0.5)
+    )
+    assert_same(train([light]), train([without]), tol=1e-6)
+
+
 def test_should_stop(job_of):
     calls = []
 

@@ -17,7 +17,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -77,6 +76,13 @@ class Data:
         return self.X.shape[0]
 
 
+def _read_only(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the arrays, which are copies: to write to them would change nothing."""
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
 class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """Base of TorchClassifier and TorchRegressor; `__init__` of the subclasses only stores."""
 
@@ -127,8 +133,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             held_out = self._check_validation_data(X_val, y_val)
             kind, n_targets = self._problem(data.y)
             head = make_head(self.loss, self.loss_params, kind, n_targets)
-            if not self._is_classifier():
-                head.check_target(data.y)
+            head.check_target(data.y)
+            if held_out is not None:
+                head.check_target(held_out.y, "y_val")
             data = self._class_weights(data, incremental)
             if data.weight is not None:
                 check_weights(data.weight)
@@ -176,17 +183,21 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError("X_val and y_val must be given together; got only one of them.")
         if X_val is None:
             return None
-        X_val, y_val = validate_data(
-            self,
-            as_numpy(X_val),
-            as_numpy(y_val),
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=not self._is_classifier(),
-            dtype=(np.float64, np.float32),
-            reset=False,
-        )
-        return Data(X_val, self._check_y(y_val, learn=False), None)
+        try:
+            X_val, y_val = validate_data(
+                self,
+                as_numpy(X_val),
+                as_numpy(y_val),
+                accept_sparse=["csr", "csc"],
+                multi_output=True,
+                y_numeric=not self._is_classifier(),
+                dtype=(np.float64, np.float32),
+                reset=False,
+            )
+            return Data(X_val, self._check_y(y_val, learn=False), None)
+        except ValueError as error:
+            error.add_note("X and y are X_val and y_val here.")
+            raise
 
     def _split(
         self, data: Data, held_out: Data | None, rng: np.random.RandomState, incremental: bool
@@ -253,7 +264,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             incremental,
         )
         is_one_batch = len(training) <= batch_size
-        del training, held_out  # copies of rows that training has as tensors
+        del training, held_out  # what they hold training has as tensors
         tasks = callback_tasks(
             self,
             job.max_iter,
@@ -376,6 +387,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             return self._tensors(data, model, head, lane, device, suffix)
 
         stops_early = self.early_stopping and not incremental
+        if self.solver in FULL_BATCH_SOLVERS and (model.mixes_rows or held_out is not None):
+            what = "dropout" if model.mixes_rows else "X_val and y_val"
+            warnings.warn(f"solver={self.solver!r} makes no use of {what}.")
         progress = Progress(stops_early) if first else self._progress.copy()
         progress.early_stopping = stops_early
         schedule = self._make_schedule()
@@ -442,7 +456,6 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> dict[str, Any]:
         """Return X, target and weight as training takes them; a suffix marks held-out rows."""
         dtype = torch.float64 if self.solver in FULL_BATCH_SOLVERS else torch.float32
-        # rounded weights would make one of two equal validation scores the better one
         y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
         target = head.encode(y)
         return {
@@ -452,6 +465,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             "target": torch.from_numpy(target).to(device)
             if target.dtype.kind == "i"
             else as_tensor(target, None, device, dtype, "y" + suffix),
+            # rounded weights would make one of two equal validation scores the better one
             "weight": None
             if data.weight is None
             else as_weight(data.weight, device, exact_dtype(device) if suffix else dtype),
@@ -537,13 +551,13 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Validate X and return what each meaning(head, raw) makes of the raw outputs."""
         X = self._checked(X)
         model = self._model
-        with model.threads(X.shape[0]):
+        with model.threads(*X.shape):
             raw = model.raw(X)
             values = [meaning(model.head, raw).numpy() for meaning in meanings]
         if not all(np.isfinite(value).all() for value in values):
             raise ValueError(
                 f"X must give outputs within the range of {X.dtype}; got outputs that are not "
-                "finite, so values in X are too large, or a module returns such outputs."
+                "finite, so values in X are missing or too large, or a module returns such outputs."
             )
         return values
 
@@ -559,26 +573,25 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             and bool(np.isfinite(X).all())
         )
 
-    @available_if(lambda self: hasattr(self, "_model"))
-    def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return self._model.weights()
-
     @property
     def coefs_(self) -> list[np.ndarray]:
-        """Weights of each layer, (fan_in, fan_out), for raw inputs and outputs."""
-        return self._weights()[0]
+        """Weights of each layer, (fan_in, fan_out), for raw inputs and outputs; read-only."""
+        return _read_only(self._fitted_model("coefs_").weights()[0])
 
     @property
     def intercepts_(self) -> list[np.ndarray]:
-        """Intercepts of each layer, (fan_out,), for raw inputs and outputs."""
-        return self._weights()[1]
+        """Intercepts of each layer, (fan_out,), for raw inputs and outputs; read-only."""
+        return _read_only(self._fitted_model("intercepts_").weights()[1])
 
     @property
     def module_(self) -> nn.Module:
         """The network as a plain nn.Module: raw float32 features in, raw outputs out."""
+        return self._fitted_model("module_").module()
+
+    def _fitted_model(self, name: str) -> FittedNetwork:
         if not hasattr(self, "_model"):
-            raise AttributeError(f"{type(self).__name__} is not fitted yet.")
-        return self._model.module()
+            raise AttributeError(f"{type(self).__name__} is not fitted yet, so it has no {name}.")
+        return self._model
 
     # pickle and copy ask for __reduce_ex__ first; skops takes __getstate__ itself
 

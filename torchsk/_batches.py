@@ -155,13 +155,14 @@ class Block:
         self,
         plan: Plan,
         data: TrainingData,
-        n_outputs: int,
+        head: Head,
         n_groups: int,
         alpha: Tensor,
         n_batches: int,
         is_last: bool,
     ):
-        self.plan, self.data, self.alpha = plan, data, alpha
+        self.plan, self.data, self.head, self.alpha = plan, data, head, alpha
+        n_outputs = head.n_outputs
         self.n_groups, n_models = n_groups, plan.n_models
         device, dtype = plan.device, alpha.dtype
         self.sizes = [self.plan.batch_size] * n_batches
@@ -202,9 +203,9 @@ class Block:
                 plan.n_rows[-n_batches:] if is_last else plan.n_rows[:n_batches],
             )
         ]
-        #: raw outputs and targets, as the loss takes them
+        #: raw outputs and targets, as the loss takes them: all at once where that is the same
         self.raws = [(self.out, self.target)]
-        if n_outputs > 1:
+        if n_outputs > 1 or not head.per_sample:
             tables = self._tables(self.out, n_outputs, -1)
             targets = self._tables(self.target, -1, data.target.shape[1])
             self.raws = [(out.mT, target) for out, target in zip(tables, targets)]
@@ -244,8 +245,9 @@ class Block:
         """Set what depends on the weights of the rows (n_rows,)."""
         tables = self._tables(weight)
         totals = torch.cat([table.sum(2) for table in tables])
-        # a batch without weight changes nothing
-        inverse = torch.where(totals > 0, 1 / totals, torch.zeros_like(totals))
+        # a batch without weight, or next to none, changes nothing
+        has_weight = totals >= torch.finfo(totals.dtype).tiny
+        inverse = torch.where(has_weight, 1 / totals, torch.zeros_like(totals))
         self._penalise(inverse)
         starts = (0, len(tables[0]))
         for start, table, factors in zip(starts, tables, self._tables(self.factors)):
@@ -256,12 +258,12 @@ class Block:
         self.penalties.copy_(inverse.unsqueeze(2) * self.alpha)
         self.penalty_shares = 0.5 * self.penalties.squeeze(2) * self.shares
 
-    def loss(self, head: Head) -> Tensor:
+    def loss(self) -> Tensor:
         """Return these batches' part of each model's epoch loss (n_models,), penalty included.
 
         As in scikit-learn a batch counts by its rows, within it a row by its weight.
         """
-        parts = [head.loss(raw, target).view(-1) for raw, target in self.raws]
+        parts = [self.head.loss(raw, target).view(-1) for raw, target in self.raws]
         losses = parts[0] if len(parts) == 1 else torch.cat(parts)
         exact = exact_dtype(losses.device)
         if self.plan.weighted:
@@ -271,4 +273,4 @@ class Block:
         else:
             sums = [table.sum((0, 2), dtype=exact) for table in self._tables(losses)]
             data = sum(sums[1:], sums[0]) / self.plan.longest
-        return data * head.loss_scale + (self.norms.square() * self.penalty_shares).sum(0)
+        return data * self.head.loss_scale + (self.norms.square() * self.penalty_shares).sum(0)

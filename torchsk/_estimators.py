@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from torchsk._base import BaseTorchMLP
 from torchsk._sklearn_compat import StrOptions, check_partial_fit_first_call, fit_context
+from torchsk._tensors import as_numpy
 
 
 class TorchClassifier(ClassifierMixin, BaseTorchMLP):
@@ -476,13 +477,13 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         classes = np.unique(y) if y.ndim == 1 else np.arange(y.shape[1])
         if learn:
             self.classes_ = classes
-        unknown = set(classes.tolist()) - set(self.classes_.tolist())
-        if complete and set(classes.tolist()) != set(self.classes_.tolist()):
+        seen, known = set(classes.tolist()), set(self.classes_.tolist())
+        if complete and seen != known:
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous "
                 f"call to fit. Previously got {self.classes_}, `y` has {classes}"
             )
-        if unknown:
+        if not seen <= known:
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. "
                 f"'y' has {classes}."
@@ -512,6 +513,11 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             raise ValueError(
                 "class_weight must be None or a dict in partial_fit, which sees a part of the data "
                 "only; got class_weight='balanced'."
+            )
+        if isinstance(self.class_weight, list) and self._kind != "multilabel":
+            raise ValueError(
+                "class_weight must be a dict or 'balanced' where y is not multilabel; got "
+                f"class_weight={self.class_weight!r}."
             )
         if self._kind == "multilabel":
             per_label = self.class_weight
@@ -931,11 +937,14 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         score : float
             At most 1, averaged over outputs and quantiles.
         """
-        return self._model.head.score_prediction(y, self.predict(X), sample_weight)
+        prediction = self.predict(X)
+        return self._model.head.score_prediction(as_numpy(y), prediction, sample_weight)
 
     def _check_y(self, y, learn, complete=False):
         if hasattr(y, "toarray"):
             raise TypeError("y must be dense, not sparse: use y.toarray().")
+        if y.dtype.kind in "mM":
+            raise ValueError(f"y must hold numbers; got y of the type {y.dtype}.")
         return y.reshape(len(y), -1).astype(np.float64)
 
     def _decode_y(self, y):

@@ -153,7 +153,7 @@ def record_epoch(
     is_best = progress.record(loss, validation, job.tol)
     if job.verbose:
         report(n_iter, loss, validation)
-    if is_diverged(loss, validation):
+    if is_diverged(progress):
         return "diverged"
     if is_best:
         keep()

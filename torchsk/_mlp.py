@@ -218,7 +218,7 @@ def draw_weights(
     with torch.no_grad(), seeded_torch(seed) if callable(init) else nullcontext():
         for coef in spec.split(flat)[0]:
             # nn.Linear's layout: fans are right
-            weight = torch.zeros(coef.shape[1], coef.shape[0], dtype=torch.float32)
+            weight = torch.zeros(coef.shape[1], coef.shape[0], dtype=torch.float32, device="cpu")
             fill_(weight)
             coef[...] = weight.numpy().T
     return flat

@@ -97,7 +97,7 @@ class FittedNetwork(ABC):
         predict, dtype = self._predictor(X.dtype, device)
         parts = [
             predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
-            for rows in self._chunks(X.shape[0])
+            for rows in self._chunks(*X.shape)
         ]
         raw = parts[0] if len(parts) == 1 else torch.cat(parts)
         raw = raw.to(DTYPES[X.dtype.name])
@@ -106,17 +106,20 @@ class FittedNetwork(ABC):
             raw = raw * factor.to(raw.dtype) + offset.to(raw.dtype)
         return raw
 
-    def threads(self, n_rows: int) -> AbstractContextManager[None]:
+    def threads(self, n_rows: int, n_features: int) -> AbstractContextManager[None]:
         """Return a context with as many of torch's threads as pay for predicting these rows."""
-        n_rows = min(n_rows, max(1, CHUNK_SIZE // self.widest))
+        n_rows = min(n_rows, self._n_rows_per_chunk(n_features))
         return threads_for(n_rows * self.n_multiply_adds, self._device())
 
     def _device(self) -> torch.device:
         there = self.device == "cpu" or self.device in available_devices()
         return torch.device(self.device if there else "cpu")
 
-    def _chunks(self, n_rows: int) -> Iterator[slice]:
-        step = max(1, CHUNK_SIZE // self.widest)
+    def _n_rows_per_chunk(self, n_features: int) -> int:
+        return max(1, CHUNK_SIZE // max(self.widest, n_features))
+
+    def _chunks(self, n_rows: int, n_features: int) -> Iterator[slice]:
+        step = self._n_rows_per_chunk(n_features)
         return (slice(start, start + step) for start in range(0, n_rows, step))
 
     def _inputs(self, X: Any, dtype: np.dtype) -> np.ndarray:
@@ -127,7 +130,8 @@ class FittedNetwork(ABC):
             X = self.x_scaler.transform(X)
         with np.errstate(over="ignore"):  # the estimator looks at what comes of it
             X = X.astype(dtype, copy=False)
-        return X if X.flags.writeable else X.copy()
+        # torch takes neither what must not be written to nor what is read backwards
+        return X if X.flags.writeable and min(X.strides) >= 0 else X.copy()
 
     def _raw_affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (offset, factor), float64 (n_outputs,), from standardised to y's own unit."""
@@ -200,7 +204,9 @@ class FittedMLP(FittedNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the tensors that predictions keep."""
-        return {name: value for name, value in vars(self).items() if name != "_networks"}
+        state = vars(self).copy()  # another thread may be predicting
+        state.pop("_networks", None)
+        return state
 
     def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return (coefs, intercepts) for raw inputs and outputs, in the dtype of the fitted X.

@@ -34,7 +34,7 @@ def build_module(module: Any, params: dict | None, n_features: int, n_outputs: i
                 "module_params must be None where module is an instance (give its class instead); "
                 f"got module_params={params!r}."
             )
-        return copy.deepcopy(module)
+        return copy.deepcopy(_with_parameters(module))
     signature, params = inspect.signature(module), params or {}
     sizes = {"n_features": n_features, "n_outputs": n_outputs}
     named = {name: size for name, size in sizes.items() if name in signature.parameters}
@@ -42,7 +42,13 @@ def build_module(module: Any, params: dict | None, n_features: int, n_outputs: i
     built = module(*args, **(named | params))
     if not isinstance(built, nn.Module):
         raise TypeError(f"module must return an nn.Module; got {type(built).__name__}.")
-    return built
+    return _with_parameters(built)
+
+
+def _with_parameters(module: nn.Module) -> nn.Module:
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ValueError(f"module must have parameters to train; got {module!r}.")
+    return module
 
 
 def _accepts(signature: inspect.Signature, params: dict) -> bool:

@@ -1,5 +1,6 @@
 """Update rules as torch optimizers, and what an optimizer class of torch is given."""
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -108,7 +109,7 @@ def optimizer_options(
 
 def resume(optimizer: Optimizer, before: Optimizer) -> None:
     """Go on with the moments and the rate of another optimizer; other options are one's own."""
-    saved = before.state_dict()
+    saved = copy.deepcopy(before.state_dict())  # what is loaded is then written over
     groups = [
         {**old, **new, "lr": old["lr"]}
         for old, new in zip(saved["param_groups"], optimizer.state_dict()["param_groups"])

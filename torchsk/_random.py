@@ -1,5 +1,6 @@
 """torch's global random state, borrowed and given back unchanged."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,16 @@ import torch
 # fork_rng saves and restores process-wide state: two threads inside it at once would give neither
 # what it gives alone.
 _LOCK = threading.RLock()
+
+
+def _after_fork() -> None:
+    """Forget the lock of the parent, which another thread may have held."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from torchsk._modules import FittedModule, as_raw
 from torchsk._optimizers import class_of, optimizer_options, resume
 from torchsk._random import seeded_torch
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES
-from torchsk._stopping import DIVERGED
+from torchsk._stopping import why_not_finite
 from torchsk._tensors import DenseRows, available_devices
 
 # numbers in the held-out rows that go through the module at a time
@@ -148,8 +148,10 @@ class _Net(NeuralNet):
             inverse, loss = 1 / len(losses), losses.mean()
         else:
             weight = weight.to(losses.dtype)
-            total = weight.sum()  # a batch without weight changes nothing
-            inverse = torch.where(total > 0, 1 / total, torch.zeros_like(total))
+            total = weight.sum()
+            # a batch without weight, or next to none, changes nothing
+            has_weight = total >= torch.finfo(total.dtype).tiny
+            inverse = torch.where(has_weight, 1 / total, torch.zeros_like(total))
             loss = losses @ weight * inverse
         reported = loss.detach() * self.head_.loss_scale
         if training and self.alpha_:
@@ -459,12 +461,12 @@ class _Run:
             interrupted = True
         diverged = self.ending == "diverged"
         if diverged and not (self.best is not None and self.job.progress.best_score > -math.inf):
-            raise ValueError(DIVERGED.format(epoch=self.n_iter))
+            raise ValueError(why_not_finite(self.job.progress, self.n_iter))
         if self.best is not None:
             net.module_.load_state_dict(self.best)
         net.end(self.data)
         if not all(bool(p.isfinite().all()) for p in net.module_.parameters()):
-            raise ValueError(DIVERGED.format(epoch=self.n_iter))
+            raise ValueError(why_not_finite(self.job.progress, self.n_iter))
         net.module_.eval()
         if doubtful and self._gives_probabilities():
             warnings.warn(
@@ -548,6 +550,6 @@ class _Run:
             net=net,
         )
         if self.ending == "diverged":
-            message = DIVERGED.format(epoch=self.n_iter)
+            message = why_not_finite(job.progress, self.n_iter)
             result.state, result.warning = None, f"{message} The best weights so far were kept."
         return result

@@ -107,8 +107,8 @@ class Adam(UpdateRule):
 
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         super().__init__(values, nesterov, like)
-        self._no_correction = torch.tensor(1e12, device=like.device)
-        self._one, self._steps = torch.ones((), device=like.device), torch.empty_like(like)
+        self._no_correction = like.new_tensor(1e12)
+        self._one, self._steps = like.new_ones(()), torch.empty_like(like)
 
     def rates(self, rate: np.ndarray, n_steps: np.ndarray, n_batches: int) -> np.ndarray:
         """Return rate sqrt(1 - beta_2^t) / (1 - beta_1^t)."""

@@ -367,7 +367,9 @@ def _resolve(future: Future, ending: Ending) -> None:
 
 def _note_traceback(error: BaseException) -> BaseException:
     """Keep the traceback as a note: joblib drops it, and so does pickle."""
-    error.add_note("".join(traceback.format_exception(error)))
+    notes = getattr(error, "__notes__", [])
+    if not any(note.startswith("Traceback") for note in notes):  # one may end all fits of a stack
+        error.add_note("".join(traceback.format_exception(error)))
     return error
 
 

@@ -39,8 +39,10 @@ class Progress:
         self.n_epochs += 1
         self.loss_curve.append(loss)
         if validation is not None:
-            if self.validation_loss_curve is None or self.validation_scores is None:
-                self.validation_loss_curve, self.validation_scores = [], []
+            if self.validation_loss_curve is None:
+                self.validation_loss_curve = []
+            if self.validation_scores is None:
+                self.validation_scores = []
             self.validation_loss_curve.append(validation[0])
             self.validation_scores.append(validation[1])
         if self.early_stopping and validation is not None:
@@ -64,12 +66,29 @@ class Progress:
         )
 
 
-def is_diverged(loss: float, validation: tuple[float, float] | None) -> bool:
-    """Return whether the loss or the validation score of an epoch is not finite."""
-    return not math.isfinite(loss) or (validation is not None and not math.isfinite(validation[1]))
+def is_diverged(progress: Progress) -> bool:
+    """Return whether the loss of the last epoch, or the score that decides, is not finite."""
+    watched = [progress.loss_curve, progress.validation_scores if progress.early_stopping else None]
+    return not all(map(_ends_finite, watched))
+
+
+def why_not_finite(progress: Progress, epoch: int) -> str:
+    """Return what to say of a run that ended in this epoch as something was not finite."""
+    losses = progress.loss_curve, progress.validation_loss_curve
+    is_score = all(map(_ends_finite, losses)) and not _ends_finite(progress.validation_scores)
+    return (UNDEFINED if is_score else DIVERGED).format(epoch=epoch)
+
+
+def _ends_finite(curve: list[float] | None) -> bool:
+    return not curve or math.isfinite(curve[-1])
 
 
 DIVERGED = (
     "Training diverged: the loss, the score or a weight became non-finite in epoch {epoch}. Lower "
     "learning_rate_init, set max_grad_norm (for example 1.0), or scale the data (standardize=True)."
+)
+UNDEFINED = (
+    "The validation score was not finite in epoch {epoch}, though the loss was: scoring may be "
+    "undefined for the rows held out (of a single class, for example). Hold out more "
+    "(validation_fraction, or X_val and y_val), or use scoring='loss'."
 )

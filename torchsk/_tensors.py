@@ -132,8 +132,8 @@ class Standardizer:
             mean, variance = (_sparse_moments if sp.issparse(X) else _dense_moments)(X, weight)
         if not np.isfinite(variance).all():
             raise ValueError(
-                f"{name} must be small enough to be squared in float64; got values up to "
-                f"{abs(X[:]).max():.3g}."
+                f"{name} must be finite and small enough to be squared in float64; got values "
+                f"up to {abs(X[:]).max():.3g}."
             )
         scale = np.sqrt(variance)
         # rounding leaves a constant column with a spread of a few eps times its value
@@ -241,13 +241,17 @@ class MappedRows:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        self.X, self.scaler, self.device, self.dtype = X, scaler, device, dtype
+        self.X: np.ndarray = X.array if isinstance(X, RowsOf) else X
+        self.index = X.index if isinstance(X, RowsOf) else None
+        self.scaler, self.device, self.dtype = scaler, device, dtype
         self.n_rows, self.n_features = X.shape
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of an index as a dense tensor on the device."""
+        numbers = index.cpu().numpy()
+        numbers = numbers if self.index is None else self.index[numbers]
         # files are read forwards
-        ordered, back = np.unique(index.cpu().numpy(), return_inverse=True)
+        ordered, back = np.unique(numbers, return_inverse=True)
         rows = np.array(self.X[ordered])
         rows = rows if self.scaler is None else self.scaler.transform(rows)
         dense = torch.from_numpy(rows).to(self.dtype)[torch.from_numpy(back)]
@@ -255,7 +259,7 @@ class MappedRows:
 
     def all(self) -> Tensor:
         """Return every row."""
-        return self.take(torch.arange(self.n_rows))
+        return self.take(torch.arange(self.n_rows, device="cpu"))
 
     @staticmethod
     def concatenate(parts: Sequence["MappedRows"]) -> "MappedRows":
@@ -302,7 +306,7 @@ def as_tensor(
     name: str = "X",
 ) -> Tensor:
     """Return X standardised in float64, cast and on the device; never a whole copy in float64."""
-    out = torch.empty(X.shape, dtype=dtype)
+    out = torch.empty(X.shape, dtype=dtype, device="cpu")
     array = out.numpy()
     with np.errstate(over="ignore"):
         for rows in _chunks(*X.shape):
@@ -337,7 +341,7 @@ def _check_range(array: np.ndarray, name: str) -> None:
             total = array[rows].sum(dtype=np.float64)
         if not np.isfinite(total) and not np.isfinite(array[rows]).all():
             raise ValueError(
-                f"{name} must be within the range of {array.dtype} (about 3e38); "
+                f"{name} must be finite and within the range of {array.dtype} (about 3e38); "
                 f"scale it, or use standardize=True."
             )
 

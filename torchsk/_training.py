@@ -31,7 +31,7 @@ from torchsk._lbfgs import train_lbfgs
 from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, UpdateRule, as_column
-from torchsk._stopping import DIVERGED
+from torchsk._stopping import why_not_finite
 from torchsk._tensors import Rows, exact_dtype, threads_for
 
 # rows gathered at a time, in numbers (16 MB of float32): one epoch of small data, some batches of
@@ -176,7 +176,7 @@ class _Stack:
             self.data.weight is not None,
             self.device,
         )
-        self.tiny = torch.tensor(1e-6, device=self.device)
+        self.tiny = torch.tensor(1e-6, dtype=self.weights.dtype, device=self.device)
         self._block_cache: dict[tuple[int, bool], Block] = {}
 
     def run(self, should_stop: Callable[[], bool] | None) -> list[TrainingResult | Exception]:
@@ -213,7 +213,7 @@ class _Stack:
                 raise TrainingCancelled
             for i, batch in enumerate(block.batches, start=block.first):
                 self._step(batch, steps[i])
-            loss += block.loss(self.head)
+            loss += block.loss()
         for model in self.models:
             model.n_steps += self.plan.n_batches
         return loss.tolist()
@@ -236,7 +236,7 @@ class _Stack:
             key = (stop - first, stop == n_batches)
             if key not in self._block_cache:
                 self._block_cache[key] = Block(
-                    self.plan, self.data, self.head.n_outputs, n_groups, self.alpha, *key
+                    self.plan, self.data, self.head, n_groups, self.alpha, *key
                 )
             block = self._block_cache[key]
             if index is not None:
@@ -364,8 +364,8 @@ class _Stack:
 
     def _diverge(self, model: _Model) -> None:
         """End a model whose loss, score or weights are not finite."""
-        message = DIVERGED.format(epoch=model.n_iter)
         job, slot = model.job, model.slot
+        message = why_not_finite(job.progress, model.n_iter)
         if model.best is not None and math.isfinite(job.progress.best_score):
             self._end(model)
             outcome = self.outcomes[slot]
@@ -377,15 +377,15 @@ class _Stack:
             model.slot = -1
 
 
-def predict_rows(network: Network, X: Rows, n_outputs: int) -> Tensor:
+def predict_rows(network: Network, X: Rows) -> Tensor:
     """Return raw outputs (n_rows, n_outputs), some rows at a time."""
     step = max(1, BLOCK_SIZE // max(X.n_features, *network.widths))
     if X.n_rows <= step:
         return network.predict(X.all())
-    parts = []
+    parts, device = [], network.coefs[0].device
     for start in range(0, X.n_rows, step):
-        index = torch.arange(start, min(start + step, X.n_rows))
-        parts.append(network.predict(X.take(index.to(network.coefs[0].device))))
+        stop = min(start + step, X.n_rows)
+        parts.append(network.predict(X.take(torch.arange(start, stop, device=device))))
     return torch.cat(parts)
 
 
@@ -393,4 +393,4 @@ def validate(
     network: Network, head: Head, validation: Validation, flat: Callable[[], np.ndarray]
 ) -> tuple[float, float]:
     """Return (loss, score) on held-out rows."""
-    return score_raw(predict_rows(network, validation.X, head.n_outputs), head, validation, flat)
+    return score_raw(predict_rows(network, validation.X), head, validation, flat)

@@ -67,8 +67,10 @@ class Head(ABC):
         """Whether samples can be weighed (not if the loss is one number for a whole batch)."""
         return True
 
-    def check_target(self, y: np.ndarray) -> None:  # noqa: B027  (most losses accept every y)
+    def check_target(self, y: np.ndarray, name: str = "y") -> None:
         """Raise a ValueError when y (n_samples, n_targets) is outside the loss's domain."""
+        if y.ndim == 2 and y.shape[1] != self.n_targets:
+            raise ValueError(f"{name} must have {self.n_targets} columns; got {y.shape[1]}.")
 
     def check_raw(self, raw: Tensor) -> None:
         """Raise a ValueError when the output of a user's module cannot be this head's raw."""

@@ -43,7 +43,7 @@ class _Custom(Head):
         n_samples = self.n_outputs + 2
         target = torch.from_numpy(self.encode(np.ones((n_samples, self._n_columns))))
         with torch.inference_mode(False), torch.enable_grad():
-            raw = torch.zeros(n_samples, self.n_outputs, requires_grad=True)
+            raw = torch.zeros(n_samples, self.n_outputs, requires_grad=True, device="cpu")
             value = self._call(raw, target if target.dtype == torch.int64 else target.float())
         if not (
             isinstance(value, Tensor)

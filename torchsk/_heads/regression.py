@@ -265,14 +265,15 @@ class PositiveHead(RegressionHead):
     #: the deviance's power: the variance of y grows as mean^power
     power: float
 
-    def check_target(self, y: np.ndarray) -> None:
+    def check_target(self, y: np.ndarray, name: str = "y") -> None:
         """Raise a ValueError for y < 0 (power > 0), and y = 0 (power >= 2)."""
+        super().check_target(y, name)
         is_valid = y > 0 if self.power >= 2 else y >= 0
         if self.power > 0 and not is_valid.all():
             rule = "positive" if self.power >= 2 else "non-negative"
             raise ValueError(
-                f"y must be {rule} for the {type(self).__name__} loss; "
-                f"got y in [{y.min():g}, {y.max():g}]."
+                f"{name} must be {rule} for the {type(self).__name__} loss; "
+                f"got {name} in [{y.min():g}, {y.max():g}]."
             )
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
