@@ -233,3 +233,23 @@ def test_each_thread_gets_its_number_of_threads_back(unusual_state):
     assert torch.get_num_threads() == 2
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 2
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"batch_size": 30},
+        {"solver": "lbfgs"},
+        {"early_stopping": True, "dropout": 0.2},
+        {"init": "kaiming_normal"},
+        {"loss": nn.functional.cross_entropy},
+        {"solver": torch.optim.Adam},
+    ],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_default_device_does_not_matter(params, iris):
+    X, y = iris
+    net = TorchClassifier((4,), max_iter=2, random_state=0, **params)
+    expected = net.fit(X, y).predict_proba(X)
+    with torch.device("meta"):
+        np.testing.assert_array_equal(net.fit(X, y).predict_proba(X), expected)

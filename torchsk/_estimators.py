@@ -123,7 +123,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Keyword arguments of `module`.
 
     dropout : float or list of float, default=0.0
-        Probability in [0, 1) of dropping a unit after each hidden activation.
+        Probability in [0, 1) of dropping a unit after each hidden activation; not with "lbfgs".
 
     init : str or callable, default="glorot_uniform"
         "glorot_uniform" draws as scikit-learn does. The name of a function of torch.nn.init, such
@@ -658,7 +658,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         Keyword arguments of `module`.
 
     dropout : float or list of float, default=0.0
-        Probability in [0, 1) of dropping a unit after each hidden activation.
+        Probability in [0, 1) of dropping a unit after each hidden activation; not with "lbfgs".
 
     init : str or callable, default="glorot_uniform"
         "glorot_uniform" draws as scikit-learn does. The name of a function of torch.nn.init, such
