@@ -66,8 +66,10 @@ class UpdateRule(ABC):
         return np.broadcast_to(rate, (n_batches, len(rate)))
 
     @abstractmethod
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
-        """Update weights (n_models, n_params) and moments; the gradient may be overwritten."""
+    def step_(
+        self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
+    ) -> None:
+        """Update weights and each moment (n_models, n_params); the gradient may be overwritten."""
 
 
 class SGD(UpdateRule):
@@ -79,7 +81,9 @@ class SGD(UpdateRule):
     default_max_grad_norm = 1.0
     scheduled = True
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
+    def step_(
+        self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
+    ) -> None:
         """Apply v = momentum v - rate g; w += v, or w += momentum v - rate g."""
         velocity, momentum = moments[0], self.columns["momentum"]
         gradient.mul_(rate)
@@ -116,7 +120,9 @@ class Adam(UpdateRule):
         beta_1, beta_2 = self.values["beta_1"], self.values["beta_2"]
         return rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
+    def step_(
+        self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
+    ) -> None:
         """Apply w -= rate m / (sqrt(v) + epsilon)."""
         common = all(column.ndim == 0 for column in self.columns.values())
         if common and weights.device.type in _FUSED_ADAM_DEVICES:
@@ -130,7 +136,7 @@ class Adam(UpdateRule):
         weights.sub_(torch.div(m, denominator, out=gradient).mul_(rate))
 
     def _fused_step_(
-        self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor
+        self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
     ) -> None:
         """Do the same in the one pass of torch's fused kernel.
 
@@ -162,7 +168,9 @@ class RMSprop(UpdateRule):
     hyper_parameters = ("beta_2", "epsilon")
     n_moments = 1
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
+    def step_(
+        self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
+    ) -> None:
         """Apply w -= rate g / (sqrt(v) + epsilon)."""
         v, beta_2 = moments[0], self.columns["beta_2"]
         v.mul_(beta_2).addcmul_(gradient, gradient * self.complements["beta_2"])
@@ -176,7 +184,9 @@ class Adagrad(UpdateRule):
     n_moments = 1
     default_rate: ClassVar[dict[str, float]] = {"classifier": 0.01, "regressor": 0.01}
 
-    def step_(self, weights: Tensor, gradient: Tensor, moments: Tensor, rate: Tensor) -> None:
+    def step_(
+        self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
+    ) -> None:
         """Apply w -= rate g / (sqrt(sum of g^2) + epsilon)."""
         total = moments[0].add_(gradient.square())
         weights.sub_(gradient.div_(torch.sqrt(total).add_(self.columns["epsilon"])).mul_(rate))

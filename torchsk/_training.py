@@ -166,6 +166,7 @@ class _Stack:
             name: [job.hyper_parameters[name] for job in jobs] for name in rule.hyper_parameters
         }
         self.rule: UpdateRule = rule(values, first.nesterov, self.weights)
+        self.moment_tables = self.moments.unbind()
         self.is_penalised = first.alpha > 0
         self.alpha = as_column([job.alpha for job in jobs], self.weights)
         norms = [math.inf if job.max_grad_norm is None else job.max_grad_norm for job in jobs]
@@ -267,7 +268,7 @@ class _Stack:
             self.gradient.mul_((self.max_grad_norm / norm.add_(self.tiny)).clamp_(max=1.0))
         if self.is_penalised and self.rule.decoupled:
             self.coefs.mul_(self.decay)
-        self.rule.step_(self.weights, self.gradient, self.moments, rate)
+        self.rule.step_(self.weights, self.gradient, self.moment_tables, rate)
 
     def _masks(self, batch: Batch) -> list[Tensor | None]:
         """Draw this batch's dropout masks, from each model's own generator.
