@@ -4,7 +4,11 @@ The same float32 data, epochs, batches and solver for all, one thread. "products
 the matrix products of the steps take alone: no implementation with these kernels can be faster.
 """
 
+import multiprocessing
+import sys
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -165,6 +169,35 @@ def measure_overhead(n_runs):
     return seconds["short"] - (seconds["long"] - seconds["short"]) / 20
 
 
+def _kilobytes(name):
+    """Return what Linux says of this process: memory now (VmRSS) or at most so far (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def _peak_memory(dtype, early_stopping, n=400_000, d=100):
+    """Return the memory that a fit takes beside its data, as a multiple of these in float32."""
+    X = np.empty((n, d), dtype)
+    for rows in np.array_split(X, 40):
+        rows[:] = np.random.default_rng(0).normal(size=rows.shape)
+    y = (X[:, 0] > 0).astype(int)
+    net = TorchClassifier(early_stopping=early_stopping, max_iter=2, random_state=0)
+    warnings.simplefilter("ignore")
+    net.fit(X[:1000], y[:1000])
+    before = _kilobytes("VmRSS")
+    net.fit(X, y)
+    return (_kilobytes("VmHWM") - before) * 1024 / (4 * X.size)
+
+
+def measure_memory():
+    """Return rows of (dtype, early stopping, peak), each measured in a process of its own."""
+    rows = [(dtype, stops) for dtype in ("float32", "float64") for stops in (False, True)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        peaks = list(pool.map(_peak_memory, *zip(*rows, strict=True)))
+    return [[*row, peak] for row, peak in zip(rows, peaks, strict=True)]
+
+
 def draw(results, path):
     """Save bars: how many times faster torchsk is."""
     import matplotlib
@@ -224,7 +257,14 @@ def main():
             print(f"{name}: torchsk {seconds['torchsk'] * 1e3:.3f} ms, scikit-learn {ratio:.2f} x")
         overhead = measure_overhead(arguments.runs)
         print(f"fit overhead on 569x30, everything but the epochs: {overhead * 1e3:.2f} ms")
-    contents = {"fits": results, "predictions": predictions, "overhead": overhead}
+    on_linux = sys.platform == "linux"
+    memory = measure_memory() if on_linux and not arguments.only else []
+    for dtype, stops, peak in memory:
+        stopping = ", early stopping" if stops else ""
+        print(f"peak memory, {dtype}{stopping}: {peak:.2f} x the data in float32")
+    contents = {
+        "fits": results, "predictions": predictions, "overhead": overhead, "memory": memory,
+    }  # fmt: skip
     save("single_fit", contents, arguments.out, before)
     draw(results, arguments.out / "single_fit.png")
 
