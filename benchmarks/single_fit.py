@@ -177,9 +177,9 @@ def _kilobytes(name):
 
 def _peak_memory(dtype, early_stopping, n=400_000, d=100):
     """Return the memory that a fit takes beside its data, as a multiple of these in float32."""
-    X = np.empty((n, d), dtype)
+    X, rng = np.empty((n, d), dtype), np.random.default_rng(0)
     for rows in np.array_split(X, 40):
-        rows[:] = np.random.default_rng(0).normal(size=rows.shape)
+        rows[:] = rng.normal(size=rows.shape)
     y = (X[:, 0] > 0).astype(int)
     net = TorchClassifier(early_stopping=early_stopping, max_iter=2, random_state=0)
     warnings.simplefilter("ignore")

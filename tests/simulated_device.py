@@ -74,7 +74,7 @@ class SimulatedTensor(torch.Tensor):
         def wrap(value):
             if not isinstance(value, torch.Tensor) or not stays:
                 return value
-            return there.get(id(value)) if id(value) in there else cls(value)
+            return there[id(value)] if id(value) in there else cls(value)
 
         return tree_map(wrap, operation(*tree_map(unwrap, args), **tree_map(unwrap, kwargs)))
 

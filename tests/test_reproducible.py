@@ -189,6 +189,22 @@ def test_sparse_rows_are_repeatable(iris):
 # -- in the workers that there are -----------------------------------------------------------------
 
 
+def _in_a_fork(target):
+    """Return what target(connection) sends from a forked process."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=target, args=[theirs], daemon=True)
+    child.start()
+    try:
+        assert ours.poll(60), "the child hangs"
+        result = ours.recv()
+        child.join(10)
+        assert child.exitcode == 0
+        return result
+    finally:
+        child.kill()
+
+
 def _fit_in_child(connection):
     connection.send(fit("classifier", "batches"))
 
@@ -203,17 +219,7 @@ def test_a_fork_after_a_fit_does_not_hang(n_threads, expected):
         fit("classifier", "wide")
         if n_threads > 1:
             torch.rand(400, 400) @ torch.rand(400, 400)  # starts torch's threads
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        child = context.Process(target=_fit_in_child, args=[theirs], daemon=True)
-        child.start()
-        try:
-            assert ours.poll(60), "the child hangs"
-            assert ours.recv() == expected[ALL.index(("classifier", "batches"))]
-            child.join(10)
-            assert child.exitcode == 0
-        finally:
-            child.kill()
+        assert _in_a_fork(_fit_in_child) == expected[ALL.index(("classifier", "batches"))]
     finally:
         torch.set_num_threads(before)
 
@@ -237,14 +243,7 @@ def test_a_fork_while_torch_is_seeded_does_not_hang():
     holder.start()
     inside.wait()
     try:
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        child = context.Process(target=_draw_in_child, args=[theirs], daemon=True)
-        child.start()
-        try:
-            assert ours.poll(30), "the child hangs"
-        finally:
-            child.kill()
+        _in_a_fork(_draw_in_child)
     finally:
         done.set()
         holder.join()

@@ -163,7 +163,14 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self, X: Any, y: Any, sample_weight: Any, first: bool, incremental: bool
     ) -> Data:
         """Validate X, y and weights."""
-        X, y = validate_data(
+        X, y = self._validated(X, y, reset=first)
+        weight = None if sample_weight is None else check_weight(as_numpy(sample_weight), X)
+        complete = not first and not incremental
+        return Data(X, self._check_y(y, first and not incremental, complete), weight)
+
+    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, np.ndarray]:
+        """Return X (n_samples, n_features) and y as scikit-learn checks them."""
+        return validate_data(
             self,
             as_numpy(X),
             as_numpy(y),
@@ -171,11 +178,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             multi_output=True,
             y_numeric=not self._is_classifier(),
             dtype=(np.float64, np.float32),
-            reset=first,
+            reset=reset,
         )
-        weight = None if sample_weight is None else check_weight(as_numpy(sample_weight), X)
-        complete = not first and not incremental
-        return Data(X, self._check_y(y, first and not incremental, complete), weight)
 
     def _check_validation_data(self, X_val: Any, y_val: Any) -> Data | None:
         """Validate the user's held-out rows."""
@@ -184,16 +188,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if X_val is None:
             return None
         try:
-            X_val, y_val = validate_data(
-                self,
-                as_numpy(X_val),
-                as_numpy(y_val),
-                accept_sparse=["csr", "csc"],
-                multi_output=True,
-                y_numeric=not self._is_classifier(),
-                dtype=(np.float64, np.float32),
-                reset=False,
-            )
+            X_val, y_val = self._validated(X_val, y_val, reset=False)
             return Data(X_val, self._check_y(y_val, learn=False), None)
         except ValueError as error:
             error.add_note("X and y are X_val and y_val here.")
