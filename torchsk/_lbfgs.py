@@ -11,8 +11,8 @@ from torchsk._mlp import Network
 from torchsk._solvers import minimize_lbfgs
 from torchsk._stopping import DIVERGED
 
-# rows evaluated at a time, in numbers
-BLOCK_SIZE = 4_000_000
+# rows evaluated at a time, in numbers of all their layers (8 MB of float64)
+BLOCK_SIZE = 1_000_000
 
 
 class _ToldToStop(Exception):
@@ -27,7 +27,7 @@ def train_lbfgs(
     latest = np.array(job.flat, dtype=np.float64)
     weight = None if job.weight is None else job.weight.double()
     total = float(n_rows) if weight is None else float(weight.sum())
-    step = max(1, BLOCK_SIZE // job.X.n_features)
+    step = max(1, BLOCK_SIZE // sum(job.spec.layer_sizes))
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = torch.from_numpy(flat).to(job.device, job.dtype)

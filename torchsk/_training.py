@@ -52,8 +52,8 @@ def stack_key(job: TrainingJob) -> Hashable | None:
     # one batch that holds all rows may be padded, up to twice its length
     width = job.X.n_rows.bit_length() if n_batches == 1 else job.batch_size
     return (
-        job.spec, job.head, job.solver, job.nesterov, job.shuffle, str(job.device), type(job.X),
-        job.alpha > 0, n_batches, width,
+        job.spec, job.head.stack_key, job.solver, job.nesterov, job.shuffle, str(job.device),
+        type(job.X), job.alpha > 0, n_batches, width,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What a head is: the bases of all losses, by what they predict."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from torchsk._heads.tools import as_plain, average, softmax
 class Head(ABC):
     """What a loss implies for the end of a network.
 
-    Heads hold numbers and tuples, no tensors. Two fits can be stacked if their heads are equal.
+    Heads hold numbers and tuples, no tensors.
 
     Parameters
     ----------
@@ -55,6 +56,11 @@ class Head(ABC):
     @property
     def on_logits(self) -> "Head":
         """The head that trains the built-in MLP, whose last layer is linear."""
+        return self
+
+    @property
+    def stack_key(self) -> Hashable:
+        """What two heads must share for either to train the other's network: all that is theirs."""
         return self
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchsk._heads.base import ClassesHead, Head, LabelsHead, RegressionHead
+from torchsk._heads.tools import as_plain
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,16 @@ class _Custom(Head):
     """
 
     function: Callable[..., Any] = field(hash=False)
-    params: tuple[tuple[str, Any], ...] = field(default=(), hash=False)
+    params: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
+    #: params with plain numbers for arrays and tensors, which do not compare as a whole
+    plain_params: tuple[tuple[str, Any], ...] = field(init=False, repr=False, hash=False)
     call: Callable[..., Any] = field(init=False, compare=False, repr=False)
     is_scalar: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Call the loss once, to see whether it can be used and what it returns."""
+        plain = tuple((name, as_plain(value)) for name, value in self.params)
+        object.__setattr__(self, "plain_params", plain)
         is_class = isinstance(self.function, type)
         call = self.function(**dict(self.params)) if is_class else self.function
         object.__setattr__(self, "call", call)

@@ -2,7 +2,8 @@
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,11 +77,16 @@ class _Threshold(LocationHead):
     """An error that is quadratic up to a threshold and linear beyond it.
 
     The threshold is in y's own unit. It rides along in the target, (y, threshold), so that fits
-    which standardise y by different scales (the folds of a cross-validation) have equal heads.
+    which standardise y by different scales (the folds of a cross-validation) train in one stack.
     """
 
     #: name of the threshold
     _threshold: ClassVar[str]
+
+    @property
+    def stack_key(self) -> Hashable:
+        """All but the threshold, which the loss takes from the target."""
+        return type(self), self.n_targets
 
     def standardized(self, scale: np.ndarray) -> RegressionHead:
         """Return the head whose threshold is divided by scale."""
@@ -122,7 +128,7 @@ class Huber(_Threshold):
             e = raw - target; reported as the mean over outputs
     """
 
-    delta: float | tuple[float, ...] = option(1.0, *_THRESHOLD, compare=False)
+    delta: float | tuple[float, ...] = option(1.0, *_THRESHOLD)
 
     _threshold = "delta"
 
@@ -140,7 +146,7 @@ class SmoothL1(_Threshold):
             e = raw - target; reported as the mean over outputs
     """
 
-    beta: float | tuple[float, ...] = option(1.0, *_THRESHOLD, compare=False)
+    beta: float | tuple[float, ...] = option(1.0, *_THRESHOLD)
 
     _threshold = "beta"
 
@@ -158,7 +164,7 @@ class StandardizedThreshold(_Threshold):
     Loss:   Huber's / min(threshold, 1)
     """
 
-    threshold: tuple[float, ...] = field(compare=False)
+    threshold: tuple[float, ...]
 
     _threshold = "threshold"
 
