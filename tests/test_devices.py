@@ -24,11 +24,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from torchsk import TorchClassifier, TorchRegressor, _tensors, to_sklearn
+from torchsk import TorchClassifier, TorchRegressor, _runtime, to_sklearn
+from torchsk._activations import ACTIVATIONS
 from torchsk._heads.registry import LOSSES
-from torchsk._mlp import ACTIVATIONS
+from torchsk._runtime import available_devices, resolve_device
 from torchsk._solvers import FULL_BATCH_SOLVERS, SOLVERS
-from torchsk._tensors import available_devices, resolve_device
 
 on_a_device = pytest.mark.device
 pytestmark = pytest.mark.filterwarnings(
@@ -43,7 +43,7 @@ def any_device(request, device, monkeypatch):
     if request.param == "float32 only":
         if device != simulated_device.NAME:
             pytest.skip("a real device is what it is")
-        monkeypatch.setattr(_tensors, "FLOAT32_ONLY", {device})
+        monkeypatch.setattr(_runtime, "FLOAT32_ONLY", {device})
         monkeypatch.setattr(simulated_device.SimulatedTensor, "has_float64", False)
     return device
 
@@ -108,7 +108,7 @@ def test_tensors_of_two_devices_do_not_mix(device):
 @pytest.mark.parametrize("batch_size", [32, 150])
 def test_every_solver(solver, batch_size, any_device, iris):
     model = TorchClassifier(**SHORT | {"batch_size": batch_size}, solver=solver)
-    if solver in FULL_BATCH_SOLVERS and any_device in _tensors.FLOAT32_ONLY:
+    if solver in FULL_BATCH_SOLVERS and any_device in _runtime.FLOAT32_ONLY:
         with pytest.raises(ValueError, match="device must be one that has float64 for solver"):
             model.set_params(device=any_device).fit(*iris)
         return

@@ -51,7 +51,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
-from torchsk._mlp import ACTIVATIONS
+from torchsk._activations import ACTIVATIONS
 
 SMALL = {"hidden_layer_sizes": (16,), "max_iter": 100, "random_state": 0}
 Classifier = partial(TorchClassifier, **SMALL)

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from torchsk._mlp import ACTIVATIONS
+from torchsk._activations import ACTIVATIONS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
-from torchsk._tensors import one_thread
+from torchsk._runtime import one_thread
 
 
 def global_state():

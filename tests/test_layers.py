@@ -24,11 +24,21 @@ FLOORS = [
     {"_batches", "_lbfgs"},
     {"_jobs", "_modules", "_optimizers", "_parameters"},
     {"_models"},
-    {"_heads", "_mlp", "_solvers", "_stopping", "_tensors"},
-    {"_matmul", "_random", "_sklearn_compat"},
+    {"_mlp", "_rows"},
+    {"_activations", "_heads", "_schedules", "_solvers", "_standardizer", "_stopping"},
+    {"_data", "_matmul", "_runtime", "_sklearn_compat"},
 ]
 # Rooms that know nothing of the house.
-ALONE = {"_heads", "_solvers", "_stopping", "_displays"}
+ALONE = {
+    "_activations",
+    "_data",
+    "_displays",
+    "_heads",
+    "_runtime",
+    "_schedules",
+    "_solvers",
+    "_stopping",
+}
 every_room = pytest.mark.parametrize("room", sorted(ROOMS))
 
 

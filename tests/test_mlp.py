@@ -6,17 +6,9 @@ import torch
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
+from torchsk._activations import ACTIVATIONS, make_activation
 from torchsk._heads import LOSSES, make_head
-from torchsk._mlp import (
-    ACTIVATIONS,
-    INITS,
-    Network,
-    NetworkSpec,
-    draw_weights,
-    make_activation,
-    make_module,
-    pack,
-)
+from torchsk._mlp import INITS, Network, NetworkSpec, draw_weights, make_module, pack
 
 N_SAMPLES, N_FEATURES, HIDDEN = 7, 3, (5, 4)
 N_TARGETS = {"binary": 1, "multiclass": 3, "multilabel": 3, "regression": 2}

@@ -11,7 +11,7 @@ from torchsk import _models
 from torchsk._heads import make_head
 from torchsk._mlp import NetworkSpec
 from torchsk._models import FittedMLP
-from torchsk._tensors import Standardizer
+from torchsk._standardizer import Standardizer
 
 N_FEATURES, N_TARGETS = 4, 2
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from torchsk._random import seeded_torch
+from torchsk._runtime import seeded_torch
 
 
 def test_seeds_inside_and_restores_after():

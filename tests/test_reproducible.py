@@ -22,7 +22,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
-from torchsk._random import seeded_torch
+from torchsk._runtime import seeded_torch
 
 SETTINGS = {
     "plain": {},

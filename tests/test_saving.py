@@ -82,7 +82,7 @@ ALL = [
 
 
 #: the files of torchsk that a fitted built-in network has classes of; building one runs no code
-ROOMS = {"_estimators", "_heads", "_jobs", "_mlp", "_models", "_stopping", "_tensors"}
+ROOMS = {"_estimators", "_heads", "_jobs", "_mlp", "_models", "_standardizer", "_stopping"}
 
 
 def load_skops(data):

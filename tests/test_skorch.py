@@ -849,7 +849,7 @@ def test_grid_search_over_module_params(iris, backend):
 
 
 def test_a_memory_map_is_read_batch_by_batch(tmp_path, monkeypatch):
-    from torchsk import _tensors
+    from torchsk import _rows
 
     rng = np.random.RandomState(0)
     rows = rng.normal(size=(3000, 20)).astype(np.float32)
@@ -858,13 +858,13 @@ def test_a_memory_map_is_read_batch_by_batch(tmp_path, monkeypatch):
     mapped[:] = rows
     mapped = np.memmap(tmp_path / "X", np.float32, "r", shape=rows.shape)
     longest = []
-    take = _tensors.MappedRows.take
+    take = _rows.MappedRows.take
 
     def watched(self, index, out=None):
         longest.append(len(index))
         return take(self, index, out)
 
-    monkeypatch.setattr(_tensors.MappedRows, "take", watched)
+    monkeypatch.setattr(_rows.MappedRows, "take", watched)
     for standardize in (False, True):
         clf = TorchClassifier(
             module=mlp, batch_size=250, max_iter=5, random_state=0, standardize=standardize,
@@ -884,7 +884,8 @@ def test_a_memory_map_is_read_batch_by_batch(tmp_path, monkeypatch):
 
 
 def test_rows_of_a_split_are_read_forwards(monkeypatch):
-    from torchsk._tensors import MappedRows, RowsOf
+    from torchsk._data import RowsOf
+    from torchsk._rows import MappedRows
 
     X, seen = np.arange(40.0).reshape(20, 2), []
 

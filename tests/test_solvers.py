@@ -7,15 +7,9 @@ import pytest
 import torch
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-from torchsk._solvers import (
-    FULL_BATCH_SOLVERS,
-    SCHEDULES,
-    SOLVERS,
-    UPDATE_RULES,
-    as_column,
-    make_schedule,
-    minimize_lbfgs,
-)
+from torchsk._lbfgs import minimize_lbfgs
+from torchsk._schedules import SCHEDULES, make_schedule
+from torchsk._solvers import FULL_BATCH_SOLVERS, SOLVERS, UPDATE_RULES, as_column
 
 N_MODELS, N_PARAMS, N_STEPS = 3, 5, 12
 #: three models that differ in everything
@@ -173,7 +167,9 @@ def test_every_solver_has_a_default_rate():
 
 
 def _schedule(name, solver="sgd", rate=0.1, power_t=0.5, max_iter=10):
-    return make_schedule(name, rate, solver=solver, power_t=power_t, max_iter=max_iter)
+    rule = UPDATE_RULES.get(solver)
+    scheduled = rule is None or rule.scheduled
+    return make_schedule(name, rate, power_t=power_t, max_iter=max_iter, scheduled=scheduled)
 
 
 def _rates(schedule, n_epochs, n_samples=50):

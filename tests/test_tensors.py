@@ -10,18 +10,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
-from torchsk import TorchClassifier, _tensors
-from torchsk._tensors import (
-    Standardizer,
-    as_numpy,
-    as_rows,
-    as_tensor,
-    as_weight,
-    available_devices,
-    merge_duplicates,
-    one_thread,
-    resolve_device,
-)
+from torchsk import TorchClassifier, _data, _runtime
+from torchsk._data import as_numpy, merge_duplicates
+from torchsk._rows import as_rows, as_tensor, as_weight
+from torchsk._runtime import available_devices, one_thread, resolve_device
+from torchsk._standardizer import Standardizer
 
 CPU = torch.device("cpu")
 FLOATS = [torch.float32, torch.float64]
@@ -54,7 +47,7 @@ def weight():
 @pytest.mark.parametrize("chunk_size", [4_000_000, 35])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_standardizer_is_standard_scaler(X, weight, weighted, chunk_size, monkeypatch):
-    monkeypatch.setattr(_tensors, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(_data, "CHUNK_SIZE", chunk_size)
     weight = weight if weighted else None
     scaler, oracle = Standardizer.fit(X, weight), StandardScaler().fit(X, sample_weight=weight)
     np.testing.assert_allclose(scaler.mean, oracle.mean_, rtol=1e-12)
@@ -136,7 +129,7 @@ def test_sparse_rows_are_dense_rows(dtype, scaled, weight):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_no_whole_copy_in_float64(scaled, monkeypatch):
-    monkeypatch.setattr(_tensors, "CHUNK_SIZE", 10_000)
+    monkeypatch.setattr(_data, "CHUNK_SIZE", 10_000)
     X = np.random.RandomState(0).normal(size=(20_000, 20)).astype(np.float32)
     scaler = Standardizer.fit(X) if scaled else None
     tracemalloc.start()
@@ -149,7 +142,7 @@ def test_no_whole_copy_in_float64(scaled, monkeypatch):
 
 @pytest.mark.parametrize("standardize", [False, True])
 def test_early_stopping_copies_no_rows_in_float64(standardize, monkeypatch):
-    monkeypatch.setattr(_tensors, "CHUNK_SIZE", 10_000)
+    monkeypatch.setattr(_data, "CHUNK_SIZE", 10_000)
     X = np.random.RandomState(0).normal(size=(20_000, 50))
     clf = TorchClassifier((2,), early_stopping=True, max_iter=1, standardize=standardize)
     with pytest.warns(ConvergenceWarning):
@@ -263,7 +256,7 @@ def test_devices_that_are_here():
 
 
 def test_auto_is_the_first_accelerator(monkeypatch):
-    monkeypatch.setattr(_tensors, "available_devices", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
+    monkeypatch.setattr(_runtime, "available_devices", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
     assert resolve_device("auto") == torch.device("cuda")
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ValueError, match=r"'cuda:1'\]; got device='cuda:2'\."):

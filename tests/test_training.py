@@ -11,7 +11,8 @@ import torch
 
 from torchsk import TorchClassifier, TorchRegressor, _solvers, _stacking, _training
 from torchsk._mlp import Network
-from torchsk._solvers import SCHEDULES, UPDATE_RULES
+from torchsk._schedules import SCHEDULES
+from torchsk._solvers import UPDATE_RULES
 from torchsk._training import TrainingCancelled, TrainingResult, max_models, stack_key, train
 
 N_FEATURES = 6

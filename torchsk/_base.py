@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from torchsk import _stacking
+from torchsk._data import as_numpy, check_weights, is_mapped, merge_duplicates, take_rows
 from torchsk._heads import Head, make_head
 from torchsk._jobs import Lane, TrainingJob, TrainingResult, Validation
 from torchsk._mlp import draw_weights
@@ -28,27 +29,17 @@ from torchsk._models import FittedMLP, FittedNetwork
 from torchsk._modules import FittedModule
 from torchsk._optimizers import class_of
 from torchsk._parameters import PARAMETER_CONSTRAINTS, make_spec
+from torchsk._rows import MappedRows, as_rows, as_tensor, as_weight
+from torchsk._runtime import exact_dtype, resolve_device
+from torchsk._schedules import Schedule, make_schedule
 from torchsk._sklearn_compat import (
     CALLBACK_STATE,
     callback_tasks,
     check_weight,
 )
-from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, Schedule, make_schedule
+from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES
+from torchsk._standardizer import Standardizer
 from torchsk._stopping import Progress
-from torchsk._tensors import (
-    MappedRows,
-    Standardizer,
-    as_numpy,
-    as_rows,
-    as_tensor,
-    as_weight,
-    check_weights,
-    exact_dtype,
-    is_mapped,
-    merge_duplicates,
-    resolve_device,
-    take_rows,
-)
 
 # up to this many rows in one batch, duplicates are merged: k repeats = weight k, bit by bit
 MAX_ROWS_TO_MERGE = 1000
@@ -475,9 +466,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return make_schedule(
             self.learning_rate if class_of(self.learning_rate) is None else "constant",
             float(rate),
-            solver=self.solver,
             power_t=self.power_t,
             max_iter=self.max_iter,
+            scheduled=rule is None or rule.scheduled,
         )
 
     def _score_rule(self, model: FittedNetwork, held_out: Data) -> str | Callable | None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from torchsk._heads import Head
 from torchsk._jobs import TrainingJob
-from torchsk._tensors import Rows, exact_dtype
+from torchsk._rows import Rows
+from torchsk._runtime import exact_dtype
 
 
 class RowOrder:

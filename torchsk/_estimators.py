@@ -10,8 +10,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from torchsk._base import BaseTorchMLP
+from torchsk._data import as_numpy
 from torchsk._sklearn_compat import StrOptions, check_partial_fit_first_call, fit_context
-from torchsk._tensors import as_numpy
 
 
 class TorchClassifier(ClassifierMixin, BaseTorchMLP):

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from torchsk._heads import Head
 from torchsk._mlp import NetworkSpec
-from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, Schedule
+from torchsk._rows import Rows
+from torchsk._runtime import exact_dtype
+from torchsk._schedules import Schedule
+from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES
 from torchsk._stopping import Progress, is_diverged
-from torchsk._tensors import Rows, exact_dtype
 
 
 class TrainingCancelled(BaseException):

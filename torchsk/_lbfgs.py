@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import scipy.optimize
 import torch
+from threadpoolctl import ThreadpoolController
 
 from torchsk._jobs import TrainingCancelled, TrainingJob, TrainingResult
 from torchsk._mlp import Network
-from torchsk._solvers import minimize_lbfgs
 from torchsk._stopping import DIVERGED
 
 # rows evaluated at a time, in numbers of all their layers (8 MB of float64)
@@ -102,3 +104,25 @@ def train_lbfgs(
     if not (math.isfinite(loss) and np.isfinite(flat).all()):
         return ValueError(DIVERGED.format(epoch=n_iter))
     return TrainingResult(flat, job.progress, n_iter, None, loss, warning, interrupted)
+
+
+def minimize_lbfgs(
+    objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    flat: np.ndarray,
+    *,
+    max_iter: int,
+    max_fun: int,
+    tol: float,
+    callback: Callable[[Any], None] | None = None,
+) -> scipy.optimize.OptimizeResult:
+    """Minimise objective(flat) -> (loss, gradient) with scipy's L-BFGS-B (Zhu et al. 1997)."""
+    # scipy's own vector operations are too small for the threads of its OpenBLAS
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        return scipy.optimize.minimize(
+            objective,
+            flat,
+            method="L-BFGS-B",
+            jac=True,
+            callback=callback,
+            options={"maxiter": max_iter, "maxfun": max_fun, "gtol": tol},
+        )

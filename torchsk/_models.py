@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from torchsk._heads import Head
 from torchsk._mlp import Network, NetworkSpec, make_module, pack
-from torchsk._tensors import Standardizer, available_devices, threads_for
+from torchsk._runtime import available_devices, threads_for
+from torchsk._standardizer import Standardizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # numbers per layer and chunk when predicting: stays in the cache of a core

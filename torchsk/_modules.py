@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from torchsk._heads import Head
 from torchsk._models import FittedNetwork
-from torchsk._random import seeded_torch
+from torchsk._runtime import seeded_torch
 
 # with fewer rows torch takes other kernels, which round differently: a row would not be predicted
 # alone as it is among others

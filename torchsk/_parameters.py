@@ -2,7 +2,6 @@
 
 import numbers
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,11 @@ import torch
 from sklearn.metrics import get_scorer_names
 from torch import nn
 
-from torchsk._mlp import ACTIVATIONS, INITS, NetworkSpec
+from torchsk._activations import ACTIVATIONS, check_activation
+from torchsk._mlp import INITS, NetworkSpec
+from torchsk._schedules import SCHEDULES
 from torchsk._sklearn_compat import Interval, Options, StrOptions
-from torchsk._solvers import SCHEDULES, SOLVERS
+from torchsk._solvers import SOLVERS
 
 # views, not copies, of the tables: a name is valid once it has a row
 PARAMETER_CONSTRAINTS: dict = {
@@ -73,7 +74,7 @@ def make_spec(
         )
     activations = _one_per_layer("activation", activation, len(sizes))
     for one in activations:
-        _check_activation(one)
+        check_activation(one)
     drops = _one_per_layer("dropout", dropout, len(sizes))
     for p in drops:
         if not (isinstance(p, numbers.Real) and 0 <= float(p) < 1):
@@ -95,19 +96,3 @@ def _one_per_layer(name: str, value: Any, n_layers: int) -> tuple:
             f"got {name}={value!r}."
         )
     return tuple(value)
-
-
-def _check_activation(activation: Any) -> None:
-    """Raise unless it is in the table, or an nn.Module class without parameters."""
-    if isinstance(activation, str) and activation in ACTIVATIONS:
-        return
-    if isinstance(activation, type) and issubclass(activation, nn.Module):
-        with suppress(TypeError, RuntimeError):  # needs arguments; refuses (2, 3)
-            module, z = activation().eval(), torch.full((2, 3), -1.0)
-            if module(z).shape == z.shape and z.eq(-1).all() and not list(module.parameters()):
-                return
-    raise ValueError(
-        f"activation must be one of {sorted(ACTIVATIONS)} or an nn.Module class without "
-        "parameters that keeps the shape and works out of place; "
-        f"got activation={activation!r}."
-    )

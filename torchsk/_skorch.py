@@ -40,10 +40,10 @@ from torchsk._jobs import (
 from torchsk._models import FittedNetwork
 from torchsk._modules import FittedModule, as_raw
 from torchsk._optimizers import class_of, optimizer_options, resume
-from torchsk._random import seeded_torch
+from torchsk._rows import DenseRows
+from torchsk._runtime import available_devices, seeded_torch
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES
 from torchsk._stopping import why_not_finite
-from torchsk._tensors import DenseRows, available_devices
 
 # numbers in the held-out rows that go through the module at a time
 CHUNK_SIZE = 100_000

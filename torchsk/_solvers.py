@@ -1,19 +1,16 @@
-"""Update rules and learning-rate schedules, on a stack of models; lbfgs.
+"""Update rules: one step of a solver, on a stack of models.
 
 An update rule works on matrices with one model per row. A hyper-parameter is a scalar tensor where
 all models agree and a column (n_models, 1) where they differ: the same expressions take both.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.optimize
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 
@@ -21,9 +18,6 @@ def as_column(values: Sequence[float] | np.ndarray, like: Tensor) -> Tensor:
     """Return the common value as a scalar tensor, or a column (n_models, 1) of the values."""
     column = torch.tensor(list(values), dtype=like.dtype, device=like.device).unsqueeze(1)
     return column[0, 0].clone() if len(set(values)) == 1 else column
-
-
-# -- update rules ----------------------------------------------------------------------------------
 
 
 class UpdateRule(ABC):
@@ -207,167 +201,3 @@ UPDATE_RULES: dict[str, type[UpdateRule]] = {
 FULL_BATCH_SOLVERS = {"lbfgs": Adam.default_rate}
 
 SOLVERS = ChainMap[str, Any](FULL_BATCH_SOLVERS, UPDATE_RULES)
-
-
-# -- schedules -------------------------------------------------------------------------------------
-
-
-class Schedule:
-    """A constant learning rate.
-
-    Parameters
-    ----------
-    rate : float
-        The initial learning rate.
-    power_t : float
-        Exponent of "invscaling".
-    max_iter : int
-        Number of epochs that "cosine" and "onecycle" are spread over.
-    factor : callable, optional
-        epoch -> factor, for a user's own schedule.
-    """
-
-    #: printed when a plateau ends the run
-    last_words: ClassVar[str] = "Stopping."
-
-    def __init__(
-        self,
-        rate: float,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        factor: Callable[[int], float] | None = None,
-    ):
-        self.initial, self.power_t, self.max_iter, self.factor = rate, power_t, max_iter, factor
-        self.epoch = 0
-        self.rate = self.at(0, 0)
-
-    def at(self, epoch: int, n_samples_seen: int) -> float:
-        """Return the rate of an epoch, counted from 0."""
-        return self.initial
-
-    def after_epoch(self, n_samples_seen: int) -> None:
-        """Set the rate of the next epoch."""
-        self.epoch += 1
-        self.rate = self.at(self.epoch, n_samples_seen)
-
-    def resume(self, epoch: int, rate: float, n_samples_seen: int | None = None) -> None:
-        """Go on where an earlier run ended: at its rate, or as if rate_0 had always been this."""
-        self.epoch = epoch
-        self.rate = rate if n_samples_seen is None else self.at(epoch, n_samples_seen)
-
-    def after_plateau(self) -> str | None:
-        """React to a run that no longer improves: None ends it, words go on."""
-        return None
-
-
-class InverseScaling(Schedule):
-    """rate_0 / (t + 1)^power_t, t the number of rows trained on so far."""
-
-    def at(self, epoch: int, n_samples_seen: int) -> float:
-        """Return the rate after n_samples_seen rows."""
-        return self.initial / (n_samples_seen + 1) ** self.power_t if epoch else self.initial
-
-
-class Adaptive(Schedule):
-    """Divide by 5 at every plateau, down to 1e-6."""
-
-    last_words = "Learning rate too small. Stopping."
-
-    def after_epoch(self, n_samples_seen: int) -> None:
-        """Keep the rate."""
-        self.epoch += 1
-
-    def resume(self, epoch: int, rate: float, n_samples_seen: int | None = None) -> None:
-        """Go on with the rate that the plateaus have left."""
-        self.epoch, self.rate = epoch, rate
-
-    def after_plateau(self) -> str | None:
-        """Divide the rate by 5 unless it is at the bottom."""
-        if self.rate <= 1e-6:
-            return None
-        self.rate /= 5
-        return f"Setting learning rate to {self.rate:f}"
-
-
-class Cosine(Schedule):
-    """Half a cosine from rate_0 to 0 (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
-
-    def at(self, epoch: int, n_samples_seen: int) -> float:
-        """Return rate_0 (1 + cos(pi epoch / max_iter)) / 2."""
-        return self.initial * (1 + math.cos(math.pi * min(epoch / self.max_iter, 1))) / 2
-
-
-class OneCycle(Schedule):
-    """Up from rate_0 / 25 in 30% of the epochs, then down to rate_0 / 250000 (Smith 2018)."""
-
-    def at(self, epoch: int, n_samples_seen: int) -> float:
-        """Return the rate between the turning points, along half cosines."""
-        position, peak = min(epoch / max(1, self.max_iter - 1), 1), 0.3
-        low, high, final = self.initial / 25, self.initial, self.initial / 250_000
-        if position < peak:
-            return _half_cosine(low, high, position / peak)
-        return _half_cosine(high, final, (position - peak) / (1 - peak))
-
-
-class Custom(Schedule):
-    """rate_0 times the user's factor(epoch)."""
-
-    def at(self, epoch: int, n_samples_seen: int) -> float:
-        """Return rate_0 factor(epoch)."""
-        assert self.factor is not None
-        return self.initial * float(self.factor(epoch))
-
-
-def _half_cosine(start: float, stop: float, position: float) -> float:
-    return stop + (start - stop) * (1 + math.cos(math.pi * position)) / 2
-
-
-SCHEDULES: dict[str, type[Schedule]] = {
-    "constant": Schedule,
-    "invscaling": InverseScaling,
-    "adaptive": Adaptive,
-    "cosine": Cosine,
-    "onecycle": OneCycle,
-}
-_SGD_ONLY = ("invscaling", "adaptive")
-
-
-def make_schedule(
-    learning_rate: str | Callable[[int], float],
-    rate: float,
-    *,
-    solver: str,
-    power_t: float,
-    max_iter: int,
-) -> Schedule:
-    """Return the schedule by name, or of a callable epoch -> factor."""
-    if callable(learning_rate):
-        return Custom(rate, factor=learning_rate)
-    rule = UPDATE_RULES.get(solver)  # none: an optimizer class, which takes every schedule
-    ignored = learning_rate in _SGD_ONLY and rule is not None and not rule.scheduled
-    return SCHEDULES["constant" if ignored else learning_rate](rate, power_t, max_iter)
-
-
-# -- lbfgs -----------------------------------------------------------------------------------------
-
-
-def minimize_lbfgs(
-    objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    flat: np.ndarray,
-    *,
-    max_iter: int,
-    max_fun: int,
-    tol: float,
-    callback: Callable[[Any], None] | None = None,
-) -> scipy.optimize.OptimizeResult:
-    """Minimise objective(flat) -> (loss, gradient) with scipy's L-BFGS-B (Zhu et al. 1997)."""
-    # scipy's own vector operations are too small for the threads of its OpenBLAS
-    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
-        return scipy.optimize.minimize(
-            objective,
-            flat,
-            method="L-BFGS-B",
-            jac=True,
-            callback=callback,
-            options={"maxiter": max_iter, "maxfun": max_fun, "gtol": tol},
-        )

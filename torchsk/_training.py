@@ -30,9 +30,10 @@ from torchsk._jobs import (
 from torchsk._lbfgs import train_lbfgs
 from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network
+from torchsk._rows import Rows
+from torchsk._runtime import exact_dtype, threads_for
 from torchsk._solvers import FULL_BATCH_SOLVERS, UPDATE_RULES, UpdateRule, as_column
 from torchsk._stopping import why_not_finite
-from torchsk._tensors import Rows, exact_dtype, threads_for
 
 # rows gathered at a time, in numbers (16 MB of float32): one epoch of small data, some batches of
 # large data

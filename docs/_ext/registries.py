@@ -4,9 +4,11 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from torchsk._activations import ACTIVATIONS
 from torchsk._heads import ALIASES, LOSSES, TORCH_LOSSES
-from torchsk._mlp import ACTIVATIONS, INITS
-from torchsk._solvers import SCHEDULES, SOLVERS
+from torchsk._mlp import INITS
+from torchsk._schedules import SCHEDULES
+from torchsk._solvers import SOLVERS
 
 
 def names(table):

@@ -1,0 +1,130 @@
+"""Elementwise activations with their derivatives: the table, and the trial of a user's own."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise activation and its derivative.
+
+    Parameters
+    ----------
+    forward_ : callable
+        z -> a; may overwrite z when the derivative needs the output only.
+    backward_ : callable
+        (delta, saved) -> delta * a'(z), written into delta; saved is a, or z if `saves_input`.
+    module : type
+        The nn.Module of the same function.
+    saves_input : bool
+        Whether the derivative is computed from z instead of from a.
+    """
+
+    forward_: Callable[[Tensor], Tensor]
+    backward_: Callable[[Tensor, Tensor], Tensor]
+    module: Callable[[], nn.Module]
+    saves_input: bool = False
+
+
+def _grad_input(op: Any, *args: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the backward of an ATen op that writes its result over delta."""
+    return lambda delta, saved: op.grad_input(delta, saved, *args, grad_input=delta)
+
+
+def _selu_backward(delta: Tensor, a: Tensor) -> Tensor:
+    return aten.elu_backward.grad_input(
+        delta, _SELU_ALPHA, _SELU_SCALE, 1.0, True, a, grad_input=delta
+    )
+
+
+# Klambauer et al. 2017, "Self-normalizing neural networks", eq. 14
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+ACTIVATIONS: dict[str, Activation] = {
+    "identity": Activation(lambda z: z, lambda delta, a: delta, nn.Identity),
+    "logistic": Activation(torch.sigmoid_, _grad_input(aten.sigmoid_backward), nn.Sigmoid),
+    "tanh": Activation(torch.tanh_, _grad_input(aten.tanh_backward), nn.Tanh),
+    "relu": Activation(torch.relu_, _grad_input(aten.threshold_backward, 0), nn.ReLU),
+    "leaky_relu": Activation(
+        lambda z: aten.leaky_relu_(z, 0.01),
+        _grad_input(aten.leaky_relu_backward, 0.01, True),
+        nn.LeakyReLU,
+    ),
+    "elu": Activation(
+        aten.elu_,
+        lambda delta, a: aten.elu_backward.grad_input(
+            delta, 1.0, 1.0, 1.0, True, a, grad_input=delta
+        ),
+        nn.ELU,
+    ),
+    "selu": Activation(torch.selu_, _selu_backward, nn.SELU),
+    "gelu": Activation(aten.gelu, _grad_input(aten.gelu_backward), nn.GELU, saves_input=True),
+    "silu": Activation(aten.silu, _grad_input(aten.silu_backward), nn.SiLU, saves_input=True),
+    "mish": Activation(
+        aten.mish,
+        lambda delta, z: delta.copy_(aten.mish_backward(delta, z)),
+        nn.Mish,
+        saves_input=True,
+    ),
+    "softplus": Activation(
+        aten.softplus, _grad_input(aten.softplus_backward, 1.0, 20.0), nn.Softplus, saves_input=True
+    ),
+    "softsign": Activation(
+        nn.functional.softsign,
+        lambda delta, z: delta.div_((1 + z.abs()).square_()),
+        nn.Softsign,
+        saves_input=True,
+    ),
+    "hardtanh": Activation(
+        lambda z: aten.hardtanh_(z), _grad_input(aten.hardtanh_backward, -1.0, 1.0), nn.Hardtanh
+    ),
+    "hardsigmoid": Activation(
+        aten.hardsigmoid, _grad_input(aten.hardsigmoid_backward), nn.Hardsigmoid, saves_input=True
+    ),
+    "relu6": Activation(
+        lambda z: aten.hardtanh_(z, 0.0, 6.0),
+        _grad_input(aten.hardtanh_backward, 0.0, 6.0),
+        nn.ReLU6,
+    ),
+}
+
+
+def make_activation(activation: str | type[nn.Module]) -> Activation:
+    """Return the table's activation, or one made of a parameter-free nn.Module class."""
+    if isinstance(activation, str):
+        return ACTIVATIONS[activation]
+    module = activation().eval()  # RReLU and its like: no draws of torch's global generator
+
+    def forward(z: Tensor) -> Tensor:
+        return module(z.mT).mT  # a module sees samples as rows
+
+    def backward_(delta: Tensor, z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(forward(leaf), leaf, delta)
+        return delta.copy_(gradient)
+
+    return Activation(forward, backward_, activation, saves_input=True)
+
+
+def check_activation(activation: Any) -> None:
+    """Raise unless it is in the table, or an nn.Module class without parameters."""
+    if isinstance(activation, str) and activation in ACTIVATIONS:
+        return
+    if isinstance(activation, type) and issubclass(activation, nn.Module):
+        with suppress(TypeError, RuntimeError):  # needs arguments; refuses (2, 3)
+            module, z = activation().eval(), torch.full((2, 3), -1.0)
+            if module(z).shape == z.shape and z.eq(-1).all() and not list(module.parameters()):
+                return
+    raise ValueError(
+        f"activation must be one of {sorted(ACTIVATIONS)} or an nn.Module class without "
+        "parameters that keeps the shape and works out of place; "
+        f"got activation={activation!r}."
+    )

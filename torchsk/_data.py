@@ -1,0 +1,98 @@
+"""Checked rows on the host: some of them, in chunks, merged; no copy is made before its time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+# numbers in a chunk of rows: about 32 MB of float64, large enough to be fast, small enough to be
+# nothing
+CHUNK_SIZE = 4_000_000
+
+
+def chunks(n_rows: int, n_numbers: int, size: int | None = None) -> Iterator[slice]:
+    """Yield slices of rows of n_numbers each that hold about `size` (CHUNK_SIZE) numbers."""
+    step = max(1, (size or CHUNK_SIZE) // max(1, n_numbers))
+    return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+
+
+class RowsOf:
+    """Some rows of an array (n_rows, n_columns), copied only as they are looked at."""
+
+    def __init__(self, array: np.ndarray, index: np.ndarray):
+        self.array, self.index = array, index
+        self.shape = len(index), array.shape[1]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self.array[self.index[rows]]
+
+
+def is_mapped(X: Any) -> bool:
+    """Return whether an array, or some rows of it, looks at a file (numpy.memmap)."""
+    X = X.array if isinstance(X, RowsOf) else X
+    while isinstance(X, np.ndarray) and not isinstance(X, np.memmap):
+        X = X.base
+    return isinstance(X, np.memmap)
+
+
+def take_rows(X: Any, index: np.ndarray) -> Any:
+    """Return some rows of X; of an array only where to find them, as it may be large."""
+    return X[index] if sp.issparse(X) else RowsOf(X, index)
+
+
+def check_weights(weight: np.ndarray) -> None:
+    """Raise unless none is negative and training can divide by their sum."""
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not (1e-30 < total < 3e38 and weight.min() >= 0):
+        raise ValueError(
+            "sample_weight, times class_weight, must be >= 0 and have a sum that float32 can "
+            f"divide by (about 1e-30 to 3e38); got weights from {weight.min():g} to "
+            f"{weight.max():g} with a sum of {total:g}."
+        )
+
+
+def merge_duplicates(
+    X: Any, y: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (index of one row per distinct (x, y), sum of their weights), sorted by content.
+
+    Rows of weight zero are left out. k copies of a row and one row of weight k give the same
+    result, so a full-batch fit on either is the same computation, bit by bit.
+    """
+    weight = np.ones(len(y)) if weight is None else weight
+    groups: dict[bytes, tuple[int, float]] = {}
+    for i, key in enumerate(_row_keys(X, y)):
+        if weight[i] > 0:
+            first, total = groups.get(key, (i, 0.0))
+            groups[key] = (first, total + weight[i])
+    kept = [groups[key] for key in sorted(groups)]
+    return np.array([first for first, _ in kept]), np.array([total for _, total in kept])
+
+
+def _row_keys(X: Any, y: np.ndarray) -> Iterator[bytes]:
+    """Yield the bytes of each (x, y); -0.0 is 0.0."""
+    targets = np.ascontiguousarray(y.reshape(len(y), -1), dtype=np.float64) + 0.0
+    if sp.issparse(X):
+        matrix = sp.csr_array(X, dtype=np.float64, copy=True)
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        bounds = matrix.indptr
+        for i, target in enumerate(targets):
+            row = slice(bounds[i], bounds[i + 1])
+            indices = matrix.indices[row].astype(np.int64)
+            yield indices.tobytes() + matrix.data[row].tobytes() + target.tobytes()
+    else:
+        for row in np.hstack([X, targets], dtype=np.float64) + 0.0:
+            yield row.tobytes()
+
+
+def as_numpy(data: Any) -> Any:
+    """Return a torch tensor as an array; everything else unchanged."""
+    if not isinstance(data, Tensor):
+        return data
+    data = data.detach().cpu()
+    return (data.float() if data.dtype == torch.bfloat16 else data).numpy()

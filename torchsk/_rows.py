@@ -1,0 +1,149 @@
+"""Rows on a device: the only door between numpy or scipy.sparse data and torch tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from torchsk._data import RowsOf, check_weights, chunks
+from torchsk._standardizer import Standardizer
+
+
+class DenseRows:
+    """Rows of float features in one tensor (n_rows, n_features) on the device."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+        self.n_rows, self.n_features = tensor.shape
+
+    def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the rows of a (device) index as a dense tensor."""
+        return torch.index_select(self.tensor, 0, index, out=out)
+
+    def all(self) -> Tensor:
+        """Return every row."""
+        return self.tensor
+
+    @staticmethod
+    def concatenate(parts: Sequence["DenseRows"]) -> "DenseRows":
+        """Return all rows of all parts, one after the other."""
+        return parts[0] if len(parts) == 1 else DenseRows(torch.cat([p.tensor for p in parts]))
+
+
+class SparseRows:
+    """Rows of float features in a scipy CSR matrix, made dense as they are taken."""
+
+    def __init__(self, matrix: Any, device: torch.device, dtype: torch.dtype):
+        self.matrix, self.device, self.dtype = matrix, device, dtype
+        self.n_rows, self.n_features = matrix.shape
+
+    def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the rows of an index as a dense tensor on the device."""
+        dense = torch.from_numpy(self.matrix[index.cpu().numpy()].toarray())
+        return dense.to(self.device, self.dtype) if out is None else out.copy_(dense)
+
+    def all(self) -> Tensor:
+        """Return every row, dense."""
+        return torch.from_numpy(self.matrix.toarray()).to(self.device, self.dtype)
+
+    @staticmethod
+    def concatenate(parts: Sequence["SparseRows"]) -> "SparseRows":
+        """Return all rows of all parts, one after the other."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        matrix = sp.vstack([part.matrix for part in parts], format="csr")
+        return SparseRows(matrix, first.device, first.dtype)
+
+
+class MappedRows:
+    """Rows of a memory-mapped array, read, standardised and cast as they are taken."""
+
+    def __init__(
+        self,
+        X: np.ndarray | RowsOf,
+        scaler: Standardizer | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self.X: np.ndarray = X.array if isinstance(X, RowsOf) else X
+        self.index = X.index if isinstance(X, RowsOf) else None
+        self.scaler, self.device, self.dtype = scaler, device, dtype
+        self.n_rows, self.n_features = X.shape
+
+    def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the rows of an index as a dense tensor on the device."""
+        numbers = index.cpu().numpy()
+        numbers = numbers if self.index is None else self.index[numbers]
+        # files are read forwards
+        ordered, back = np.unique(numbers, return_inverse=True)
+        rows = np.array(self.X[ordered])
+        rows = rows if self.scaler is None else self.scaler.transform(rows)
+        dense = torch.from_numpy(rows).to(self.dtype)[torch.from_numpy(back)]
+        return dense.to(self.device) if out is None else out.copy_(dense)
+
+    def all(self) -> Tensor:
+        """Return every row."""
+        return self.take(torch.arange(self.n_rows, device="cpu"))
+
+    @staticmethod
+    def concatenate(parts: Sequence["MappedRows"]) -> "MappedRows":
+        """Return the only part."""
+        (part,) = parts
+        return part
+
+
+Rows = DenseRows | SparseRows | MappedRows
+
+
+def as_rows(
+    X: Any, scaler: Standardizer | None, device: torch.device, dtype: torch.dtype, name: str = "X"
+) -> Rows:
+    """Return X (n_samples, n_columns), standardised in float64 and then cast, on the device."""
+    if sp.issparse(X):
+        matrix = X.tocsr()
+        if scaler is not None:
+            matrix = (matrix.astype(np.float64) @ sp.diags_array(1 / scaler.scale)).tocsr()
+        matrix = matrix.astype(np.float32 if dtype == torch.float32 else np.float64)
+        _check_range(matrix.data, name)
+        return SparseRows(matrix, device, dtype)
+    return DenseRows(as_tensor(X, scaler, device, dtype, name))
+
+
+def as_tensor(
+    X: np.ndarray | RowsOf,
+    scaler: Standardizer | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "X",
+) -> Tensor:
+    """Return X standardised in float64, cast and on the device; never a whole copy in float64."""
+    out = torch.empty(X.shape, dtype=dtype, device="cpu")
+    array = out.numpy()
+    with np.errstate(over="ignore"):
+        for rows in chunks(*X.shape):
+            array[rows] = X[rows] if scaler is None else scaler.transform(X[rows])
+    _check_range(array, name)
+    return out.to(device)
+
+
+def as_weight(weight: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return sample weights (n_samples,) cast and on the device."""
+    check_weights(weight)
+    return torch.from_numpy(weight).to(device, dtype)
+
+
+def _check_range(array: np.ndarray, name: str) -> None:
+    """Raise when a cast to float32 made values infinite."""
+    for rows in chunks(len(array), array[:1].size):
+        # a sum is finite if all its terms are; the reverse may fail by overflow, so look again
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = array[rows].sum(dtype=np.float64)
+        if not np.isfinite(total) and not np.isfinite(array[rows]).all():
+            raise ValueError(
+                f"{name} must be finite and within the range of {array.dtype} (about 3e38); "
+                f"scale it, or use standardize=True."
+            )
