@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from torchsk import TorchClassifier, TorchRegressor, from_sklearn, to_sklearn
+from torchsk import TorchClassifier, TorchRegressor, _parameters, from_sklearn, to_sklearn
 
 N_ROWS = 90
 PAIRS = {MLPClassifier: TorchClassifier, MLPRegressor: TorchRegressor}
@@ -187,7 +187,7 @@ def test_to_sklearn_fitted(problem, dtype, params):
     for name in ATTRIBUTES:
         assert hasattr(mlp, name) == hasattr(net, name), name
         assert getattr(mlp, name, None) == getattr(net, name, None), name
-    assert mlp.learning_rate_init == net._make_schedule().initial
+    assert mlp.learning_rate_init == _parameters.resolve_learning_rate(net)
     assert_same_predictions(mlp, pickle.loads(pickle.dumps(mlp)), X)
     assert mlp.predict(X).shape == net.predict(X).shape
     clone(mlp).set_params(max_iter=2, solver="adam").fit(X, y)

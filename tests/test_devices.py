@@ -28,7 +28,8 @@ from torchsk import TorchClassifier, TorchRegressor, _runtime, to_sklearn
 from torchsk._activations import ACTIVATIONS
 from torchsk._heads.registry import LOSSES
 from torchsk._runtime import available_devices, resolve_device
-from torchsk._solvers import FULL_BATCH_SOLVERS, SOLVERS
+from torchsk._solvers import SOLVERS
+from torchsk._training import lane_of
 
 on_a_device = pytest.mark.device
 pytestmark = pytest.mark.filterwarnings(
@@ -108,7 +109,7 @@ def test_tensors_of_two_devices_do_not_mix(device):
 @pytest.mark.parametrize("batch_size", [32, 150])
 def test_every_solver(solver, batch_size, any_device, iris):
     model = TorchClassifier(**SHORT | {"batch_size": batch_size}, solver=solver)
-    if solver in FULL_BATCH_SOLVERS and any_device in _runtime.FLOAT32_ONLY:
+    if not lane_of(solver).has_epochs and any_device in _runtime.FLOAT32_ONLY:
         with pytest.raises(ValueError, match="device must be one that has float64 for solver"):
             model.set_params(device=any_device).fit(*iris)
         return

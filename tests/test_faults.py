@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from numpydoc.docscrape import ClassDoc
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
 from torchsk._heads import make_head
+from torchsk._training import Progress
 
 MB = 2**20
 
@@ -97,3 +100,61 @@ def test_the_two_estimators_say_the_same_of_the_same_parameter():
     assert set(docs[0]) ^ set(docs[1]) == {"class_weight"}
     for name in set(docs[0]) - DIFFERENT:
         assert docs[0][name] == docs[1][name], name
+
+
+# -- how a run ends, in every lane -----------------------------------------------------------------
+
+LANES = {
+    "alone": {},
+    "skorch, built-in network": {"skorch_callbacks": []},
+    "skorch, own module": {"module": nn.Linear},
+}
+
+
+def fit_with_scores(X, y, scores, **params):
+    """A network whose epochs a scorer gives these scores."""
+    left = iter(scores)
+    net = TorchClassifier(
+        (8,), early_stopping=True, scoring=lambda *_: next(left), random_state=0, **params
+    )
+    return net.set_params(max_iter=len(scores)).fit(X, y)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, -np.inf])
+@pytest.mark.parametrize("lane", [*LANES, "stack"])
+def test_a_score_that_is_not_finite_keeps_the_finite_best(lane, bad, iris):
+    scores = [0.5, 0.6, 0.7]
+    if lane == "stack":
+        calls = [joblib.delayed(fit_with_scores)(*iris, [*scores, bad]) for _ in range(2)]
+        with joblib.parallel_config("torchsk"):
+            net, _ = joblib.Parallel()(calls)
+        params = {}
+    else:
+        params = LANES[lane]
+        with pytest.warns(ConvergenceWarning, match=r"epoch 4.*best weights so far were kept"):
+            net = fit_with_scores(*iris, [*scores, bad], **params)
+    assert net.n_iter_ == 4
+    assert net.best_validation_score_ == 0.7
+    np.testing.assert_equal(net.validation_scores_, [*scores, bad])
+    best = fit_with_scores(*iris, scores, **params)
+    np.testing.assert_allclose(net.predict_proba(iris[0]), best.predict_proba(iris[0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("lane", [*LANES, "stack"])
+def test_without_a_finite_best_a_score_that_is_not_finite_is_an_error(lane, iris):
+    def fit():
+        fit_with_scores(*iris, [np.inf, 0.5], **LANES.get(lane, {}))
+
+    with pytest.raises(ValueError, match="score was not finite in epoch 1"):
+        if lane == "stack":
+            with joblib.parallel_config("torchsk"):
+                joblib.Parallel()([joblib.delayed(fit)() for _ in range(2)])
+        else:
+            fit()
+
+
+def test_minus_infinity_is_no_best_loss():
+    progress = Progress(early_stopping=False)
+    assert progress.record(1.0, None, 0.0)
+    assert not progress.record(-np.inf, None, 0.0)
+    assert progress.best_loss == 1.0

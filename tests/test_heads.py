@@ -588,7 +588,7 @@ def test_y_on_the_edge_of_the_domain(loss, params, y):
 @pytest.mark.parametrize("torch_class", TORCH_LOSSES, ids=lambda c: c.__name__)
 def test_torch_classes_name_rows(torch_class):
     row = TORCH_LOSSES[torch_class]
-    kinds = [kind for kind in LOSSES[row.name] if kind in row.kinds]
+    kinds = [kind for kind in LOSSES[row.name] if kind in row.problems]
     assert kinds
     for kind, n_targets in N_TARGETS.items():
         if kind in kinds:

@@ -10,7 +10,7 @@ import torch
 from torchsk import _models
 from torchsk._heads import make_head
 from torchsk._mlp import NetworkSpec
-from torchsk._models import FittedMLP
+from torchsk._models import MLPModel
 from torchsk._standardizer import Standardizer
 
 N_FEATURES, N_TARGETS = 4, 2
@@ -28,7 +28,7 @@ def _model(X, y_scaled=True, sparse=False):
     spec = NetworkSpec((N_FEATURES, 6, N_TARGETS), ("tanh",), (0.0,))
     X = sp.csr_array(X) if sparse else X
     y_scaler = Standardizer(np.array([100.0, -3.0]), np.array([20.0, 0.1]))
-    return FittedMLP(
+    return MLPModel(
         spec=spec,
         flat=rng.normal(size=spec.n_params),
         head=make_head("squared_error", None, "regression", N_TARGETS),

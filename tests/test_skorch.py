@@ -1,6 +1,7 @@
 """The second lane: modules, optimizers and callbacks, against torch and the first lane."""
 
 import copy
+import dataclasses
 import functools
 import os
 import pickle
@@ -26,9 +27,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from torchsk import TorchClassifier, TorchRegressor, _training
+from torchsk import TorchClassifier, TorchRegressor
 from torchsk._modules import build_module
-from torchsk._optimizers import class_of, optimizer_options
+from torchsk._optimizers import check_solver, class_of, make_options
+from torchsk._parameters import Settings
+from torchsk._training import TrainingCancelled
 
 
 def mlp(n_features, n_outputs, width=8):
@@ -393,7 +396,10 @@ def test_options_of_an_optimizer_class():
     values = {"momentum": 0.8, "beta_1": 0.7, "beta_2": 0.6, "epsilon": 1e-5}
 
     def options(solver):
-        return optimizer_options(solver, values, True, 0.1)[1]
+        check_solver(solver)
+        estimator = TorchClassifier(solver=solver, **values)
+        settings = Settings.of(estimator, 10, early_stopping=False, incremental=False)
+        return make_options(settings)[1]
 
     assert options(torch.optim.SGD) == {"momentum": 0.8, "nesterov": True}
     assert options(torch.optim.Adam) == {"betas": (0.7, 0.6), "eps": 1e-5}
@@ -639,10 +645,10 @@ def test_a_cancelled_search_stops_its_fits(iris, monkeypatch):
             epochs.append(1)
 
     def train_job(job):
-        return _training.train([job], should_stop=lambda: len(epochs) == 3)[0]
+        return job.lane.train([job], should_stop=lambda: len(epochs) == 3)[0]
 
     monkeypatch.setattr(_stacking, "train_job", train_job)
-    with pytest.raises(_training.TrainingCancelled):
+    with pytest.raises(TrainingCancelled):
         TorchClassifier(module=mlp, skorch_callbacks=[Count]).fit(*iris)
     assert len(epochs) == 3
 
@@ -700,7 +706,7 @@ def test_callbacks_of_the_built_in_network(breast_cancer, tmp_path):
     saved.initialize()
     saved.load_params(checkpoint=cbs.Checkpoint(dirname=tmp_path, f_pickle="net.pkl"))
     best = int(np.argmin(clf.validation_loss_curve_))
-    Z = np.float32(clf._model.x_scaler.transform(X))
+    Z = np.float32(clf._fitted.model.x_scaler.transform(X))
     assert saved.predict_proba(Z).shape == (len(y), 2)
     assert len(val) == 57
     p = saved.predict_proba(Z[val])
@@ -802,7 +808,7 @@ def test_copies_of_a_fitted_estimator(iris, how, tmp_path):
     else:
         twin = copy.deepcopy(clf) if how == "deepcopy" else pickle.loads(pickle.dumps(clf))
     np.testing.assert_array_equal(twin.predict_proba(X), clf.predict_proba(X))
-    assert twin._model.holder is twin.net_  # one module, not two
+    assert twin._fitted.model.holder is twin.net_  # one module, not two
     assert twin.net_.history == clf.net_.history
     assert twin.net_.module is twin.net_.module_
     twin.partial_fit(X, y)
@@ -816,7 +822,8 @@ def test_a_model_of_another_device_comes_to_the_cpu(iris):
     before = clf.predict_proba(X)
     absent = next(d for d in ("cuda", "mps") if not getattr(torch.backends, d).is_built())
     clf.net_.device = absent  # as if it had been trained there
-    clf._model = type(clf._model)(**{**vars(clf._model), "device": absent})
+    model = dataclasses.replace(clf._fitted.model, device=absent)
+    clf._fitted = dataclasses.replace(clf._fitted, model=model)
     loaded = pickle.loads(pickle.dumps(clf))
     assert loaded.net_.device == "cpu"
     np.testing.assert_array_equal(loaded.predict_proba(X), before)

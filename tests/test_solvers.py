@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-from torchsk._lbfgs import minimize_lbfgs
 from torchsk._schedules import SCHEDULES, make_schedule
-from torchsk._solvers import FULL_BATCH_SOLVERS, SOLVERS, UPDATE_RULES, as_column
+from torchsk._solvers import SOLVERS, UPDATE_RULES, as_column
+from torchsk._training.lbfgs import minimize_lbfgs
 
 N_MODELS, N_PARAMS, N_STEPS = 3, 5, 12
 #: three models that differ in everything
@@ -156,7 +156,7 @@ def test_as_column():
 
 
 def test_every_solver_has_a_default_rate():
-    assert set(SOLVERS) == {*UPDATE_RULES, *FULL_BATCH_SOLVERS}
+    assert set(SOLVERS) == {*UPDATE_RULES, "lbfgs"}
     for rule in UPDATE_RULES.values():
         assert set(rule.default_rate) == {"classifier", "regressor"}
     assert UPDATE_RULES["sgd"].default_rate == {"classifier": 0.05, "regressor": 0.02}

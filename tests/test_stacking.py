@@ -36,7 +36,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 import torchsk
-from torchsk import _stacking, _training
+from torchsk import _stacking
+from torchsk._rows import DenseRows, Examples
+from torchsk._skorch import SkorchLane
+from torchsk._training import LbfgsLane, StackLane, TrainingCancelled
 
 SECONDS_BEFORE_DEADLOCK = 60
 
@@ -77,23 +80,20 @@ def _own_threads():
 
 @dataclass
 class Job:
-    X: torch.Tensor
-    target: torch.Tensor
-    weight: None
+    lane: "FakeLane"
+    rows: Examples
     key: object
     ridge: float
     device: str = "cpu"
 
-    @property
-    def size(self):
-        return self.X.numel()
+
+def make_job(X=None, target=None, key=0, ridge=1.0):
+    X, target = (torch.eye(2) if part is None else part for part in (X, target))
+    return Job(LANE, Examples(DenseRows(X), target, None), key, ridge)
 
 
-class FakeTraining:
-    """Stands for `_training`; `stacks` are the jobs of each call."""
-
-    class TrainingCancelled(BaseException):
-        pass
+class FakeLane:
+    """Solves ridge regressions; `stacks` are the jobs of each call."""
 
     def __init__(self):
         self.stacks, self.threads, self.hang = [], [], False
@@ -113,7 +113,7 @@ class FakeTraining:
         self.threads.append(threading.current_thread().name)
         while self.hang:
             if should_stop():
-                raise self.TrainingCancelled
+                raise TrainingCancelled
             time.sleep(0.005)
         return [self._solve(job) for job in jobs]
 
@@ -121,8 +121,12 @@ class FakeTraining:
     def _solve(job):
         if job.ridge < 0:
             return ValueError("diverged")
-        X = job.X.double().numpy()
-        return np.linalg.solve(X.T @ X + job.ridge * np.eye(X.shape[1]), X.T @ job.target.numpy())
+        X = job.rows.X.part(slice(None)).double().numpy()
+        target = job.rows.target.numpy()
+        return np.linalg.solve(X.T @ X + job.ridge * np.eye(X.shape[1]), X.T @ target)
+
+
+LANE = FakeLane()
 
 
 class Ridge(ClassifierMixin, BaseEstimator):
@@ -135,7 +139,7 @@ class Ridge(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         target = torch.from_numpy(np.eye(len(self.classes_))[codes])
         for _ in range(self.n_fits):
-            job = Job(torch.tensor(X, dtype=torch.float32), target, None, self.key, self.ridge)
+            job = make_job(torch.tensor(X, dtype=torch.float32), target, self.key, self.ridge)
             self.coef_ = _stacking.train_job(job)
         return self
 
@@ -145,9 +149,9 @@ class Ridge(ClassifierMixin, BaseEstimator):
 
 @pytest.fixture
 def fake(monkeypatch):
-    trainer = FakeTraining()
-    monkeypatch.setattr(_stacking, "_training", trainer)
-    return trainer
+    lane = FakeLane()
+    monkeypatch.setitem(globals(), "LANE", lane)
+    return lane
 
 
 @pytest.fixture
@@ -266,13 +270,14 @@ LOOPS = {
 @pytest.fixture
 def sizes(monkeypatch):
     """Count the jobs of every call of the real trainer."""
-    train, sizes = _training.train, []
+    sizes = []
+    for lane in (StackLane, LbfgsLane, SkorchLane):
 
-    def spy(jobs, *args, **kwargs):
-        sizes.append(len(jobs))
-        return train(jobs, *args, **kwargs)
+        def spy(self, jobs, *args, train=lane.train, **kwargs):
+            sizes.append(len(jobs))
+            return train(self, jobs, *args, **kwargs)
 
-    monkeypatch.setattr(_training, "train", spy)
+        monkeypatch.setattr(lane, "train", spy)
     return sizes
 
 
@@ -394,11 +399,11 @@ def test_equal_data_are_kept_once(fake, data):
         GridSearchCV(Ridge(), RIDGES, cv=3, refit=False).fit(*data)
     (jobs,) = fake.stacks
     for name in "X", "target":
-        assert len({id(getattr(job, name)) for job in jobs}) == 3
-    assert not jobs[0].X.equal(jobs[-1].X)
+        assert len({id(getattr(job.rows, name)) for job in jobs}) == 3
+    assert not jobs[0].rows.X.tensor.equal(jobs[-1].rows.X.tensor)
     # candidates of one fold stand together
-    assert [id(job.X) for job in jobs] == [
-        id(jobs[i].X) for i in (0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8)
+    assert [id(job.rows.X) for job in jobs] == [
+        id(jobs[i].rows.X) for i in (0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8)
     ]
 
 
@@ -439,7 +444,7 @@ def test_tasks_run_in_the_order_of_a_plain_loop(fake):
 
     def task(i):
         seen.append(i)
-        _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, "late" if i < 2 else "early", 1))
+        _stacking.train_job(make_job(key="late" if i < 2 else "early"))
         seen.append(i)
 
     with joblib.parallel_config("torchsk", max_models=3):
@@ -476,7 +481,7 @@ class _Call:
         self.i = i
 
     def __call__(self):
-        job = Job(torch.eye(2), torch.eye(2), None, 0, -1 if self.i == 2 else 1)
+        job = make_job(ridge=-1 if self.i == 2 else 1)
         _stacking.train_job(job)
         return self.i
 
@@ -560,7 +565,7 @@ def test_an_error_in_a_scorer(fake, data):
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ZeroDivisionError])
 def test_any_exception_of_a_task_ends_the_loop(fake, error):
     def task(i):
-        _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, i % 2, 1.0))
+        _stacking.train_job(make_job(key=i % 2))
         if i == 3:
             raise error("here")
 
@@ -618,7 +623,7 @@ def test_loops_without_fits(size):
 )
 def test_options_of_parallel(fake, kwargs):
     def task(i):
-        _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, 0, 1.0))
+        _stacking.train_job(make_job())
         return i
 
     with joblib.parallel_config("torchsk"):
@@ -647,7 +652,7 @@ def test_warning_filters_are_a_tasks_own(fake):
     def task(i):
         with warnings.catch_warnings():
             warnings.simplefilter("error" if i % 2 else "ignore")
-            _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, 0, 1.0))
+            _stacking.train_job(make_job())
             try:
                 warnings.warn("a warning", UserWarning, stacklevel=1)
             except UserWarning:
@@ -668,7 +673,7 @@ def test_recorded_warnings_are_a_tasks_own(fake):
     def task(i):
         with warnings.catch_warnings(record=True) as record:
             warnings.simplefilter("always")
-            _stacking.train_job(Job(torch.eye(2), torch.eye(2), None, 0, 1.0))
+            _stacking.train_job(make_job())
             warnings.warn(f"from {i}", UserWarning, stacklevel=1)
         return [str(warning.message) for warning in record]
 
@@ -739,14 +744,14 @@ SCRIPT = """
 import sys, threading, time
 import joblib, numpy as np
 import torchsk
-from torchsk import _training
+from torchsk._training import StackLane
 from sklearn.model_selection import GridSearchCV
 
-train = _training.train
-def spy(jobs, *args, **kwargs):
+train = StackLane.train
+def spy(lane, jobs, *args, **kwargs):
     print("training", len(jobs), flush=True)
-    return train(jobs, *args, **kwargs)
-_training.train = spy
+    return train(lane, jobs, *args, **kwargs)
+StackLane.train = spy
 
 rng = np.random.RandomState(0)
 X, y = rng.rand(40, 3), rng.randint(2, size=40)
@@ -783,16 +788,18 @@ def test_worker_processes_stack_their_share(iris):
     X, y = iris
 
     def task(i):
-        if not hasattr(_training, "sizes_seen"):  # a fresh worker
-            train, _training.sizes_seen = _training.train, []
+        from torchsk._training import StackLane
 
-            def spy(jobs, *args, **kwargs):
-                _training.sizes_seen.append(len(jobs))
-                return train(jobs, *args, **kwargs)
+        if not hasattr(StackLane, "sizes_seen"):  # a fresh worker
+            train, StackLane.sizes_seen = StackLane.train, []
 
-            _training.train = spy
+            def spy(lane, jobs, *args, **kwargs):
+                StackLane.sizes_seen.append(len(jobs))
+                return train(lane, jobs, *args, **kwargs)
+
+            StackLane.train = spy
         weights = _network(alpha=1.0 + i).fit(X, y).coefs_[0]
-        return os.getpid(), _training.sizes_seen[-1], weights
+        return os.getpid(), StackLane.sizes_seen[-1], weights
 
     with joblib.parallel_config("torchsk", n_jobs=2):
         pids, sizes, weights = zip(

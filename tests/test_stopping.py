@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.neural_network import MLPClassifier
 
-from torchsk._stopping import Progress, is_diverged, why_not_finite
+from torchsk._training.progress import Progress, is_diverged, why_not_finite
 
 
 def _scikit_learns_count(values, tol, early_stopping):

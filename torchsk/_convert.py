@@ -11,13 +11,15 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import LabelBinarizer
 
 from torchsk._base import BaseTorchMLP
-from torchsk._estimators import TorchClassifier, TorchRegressor
+from torchsk._classifier import TorchClassifier
 from torchsk._heads import make_head
-from torchsk._jobs import SolverState, TrainingResult
 from torchsk._mlp import NetworkSpec, pack
-from torchsk._models import FittedMLP
+from torchsk._models import MLPModel
+from torchsk._parameters import resolve_learning_rate
+from torchsk._regressor import TorchRegressor
 from torchsk._solvers import UPDATE_RULES
-from torchsk._stopping import Progress
+from torchsk._targets import Labels, Numbers, Targets
+from torchsk._training import Progress, SolverState, TrainingResult, lane_of
 
 OURS: dict[type, type[BaseTorchMLP]] = {
     MLPClassifier: TorchClassifier,
@@ -36,8 +38,8 @@ CHOICES = {
     "solver": ("lbfgs", "sgd", "adam"),
     "learning_rate": ("constant", "invscaling", "adaptive"),
 }
-#: type of y in scikit-learn's words -> kind of problem in ours
-KINDS = {"binary": "binary", "multiclass": "multiclass", "multilabel-indicator": "multilabel"}
+#: type of y in scikit-learn's words -> problem in ours
+PROBLEMS = {"binary": "binary", "multiclass": "multiclass", "multilabel-indicator": "multilabel"}
 #: solver -> attributes of scikit-learn's optimizer that hold its moments
 MOMENTS = {"sgd": ("velocities",), "adam": ("ms", "vs")}
 #: fitted attributes of the same name and meaning
@@ -207,25 +209,24 @@ def _from_mlp(mlp: Any) -> BaseTorchMLP:
     for name in ("n_features_in_", "feature_names_in_", "classes_"):
         if hasattr(mlp, name):
             setattr(est, name, copy.copy(getattr(mlp, name)))
-    kind, n_targets = "regression", mlp.n_outputs_
+    targets: Targets = Numbers(mlp.n_outputs_)
     if isinstance(est, TorchClassifier):
-        kind = est._kind = KINDS[mlp._label_binarizer.y_type_]
+        targets = Labels(est.classes_, PROBLEMS[mlp._label_binarizer.y_type_])
     coefs, intercepts = mlp.coefs_, mlp.intercepts_
     sizes = (mlp.n_features_in_, *(len(intercept) for intercept in intercepts))
     n_hidden = len(sizes) - 2
-    model = FittedMLP(
+    model = MLPModel(
         spec=NetworkSpec(sizes, (mlp.activation,) * n_hidden, (0.0,) * n_hidden),
         flat=pack(coefs, intercepts),
-        head=make_head(est.loss, None, kind, n_targets).on_logits,
+        head=make_head(est.loss, None, targets.problem, mlp.n_outputs_).on_logits,
         x_scaler=None,
         y_scaler=None,
         dtype=coefs[0].dtype.name,
         device="cpu",
     )
     state = _solver_state(mlp)
-    est._set_fitted(
-        model, TrainingResult(model.flat, _progress(mlp), mlp.n_iter_, state, float(mlp.loss_))
-    )
+    result = TrainingResult(model, _progress(mlp), mlp.n_iter_, float(mlp.loss_), state)
+    est._set_fitted(targets, lane_of(mlp.solver), result)
     return est
 
 
@@ -257,9 +258,9 @@ def _solver_state(mlp: Any) -> SolverState | None:
     moments = [getattr(optimizer, name) for name in names]
     follows_schedule = UPDATE_RULES[mlp.solver].scheduled
     return SolverState(
-        np.stack([pack(moment[:n_layers], moment[n_layers:]) for moment in moments]),
+        key=lane_of(mlp.solver).key,
+        moments=np.stack([pack(moment[:n_layers], moment[n_layers:]) for moment in moments]),
         n_steps=getattr(optimizer, "t", 0),
-        solver=mlp.solver,
         rate=optimizer.learning_rate if follows_schedule else mlp.learning_rate_init,
         epoch=len(mlp.loss_curve_),
     )
@@ -270,8 +271,9 @@ def _solver_state(mlp: Any) -> SolverState | None:
 
 def _to_mlp(est: BaseTorchMLP) -> Any:
     """Return scikit-learn's estimator, fitted if ours is."""
-    model = getattr(est, "_model", None)
-    if est.module is not None if model is None else not isinstance(model, FittedMLP):
+    fitted = getattr(est, "_fitted", None)
+    model = None if fitted is None else fitted.model
+    if est.module is not None if model is None else not isinstance(model, MLPModel):
         raise ValueError(
             f"module must be None to become scikit-learn's MLP; got module={est.module!r}."
         )
@@ -282,7 +284,7 @@ def _to_mlp(est: BaseTorchMLP) -> Any:
         if name not in CHOICES or value in CHOICES[name]:
             params[name] = copy.deepcopy(value)
     params |= {
-        "learning_rate_init": est._make_schedule().initial,
+        "learning_rate_init": resolve_learning_rate(est),
         "activation": _activation(est, model),
     }
     loss = _loss(est, model, losses)
@@ -293,7 +295,7 @@ def _to_mlp(est: BaseTorchMLP) -> Any:
     return mlp
 
 
-def _activation(est: BaseTorchMLP, model: FittedMLP | None) -> str:
+def _activation(est: BaseTorchMLP, model: MLPModel | None) -> str:
     """Return the one activation of the hidden layers, or raise."""
     activation = est.activation if model is None else model.spec.activations
     several = isinstance(activation, list | tuple)
@@ -308,15 +310,15 @@ def _activation(est: BaseTorchMLP, model: FittedMLP | None) -> str:
     return names[0]
 
 
-def _loss(est: BaseTorchMLP, model: FittedMLP | None, losses: tuple[str, ...]) -> str:
+def _loss(est: BaseTorchMLP, model: MLPModel | None, losses: tuple[str, ...]) -> str:
     """Return the name of the loss that has our head in scikit-learn's MLP, or raise."""
-    kind = getattr(est, "_kind", "multiclass" if est._is_classifier() else "regression")
     if model is None:
-        head = make_head(est.loss, est.loss_params, kind, 3).on_logits
+        problem = "multiclass" if isinstance(est, TorchClassifier) else "regression"
+        head = make_head(est.loss, est.loss_params, problem, 3).on_logits
     else:
-        head = model.head
+        problem, head = est._fitted.targets.problem, model.head
     for loss in losses:
-        if make_head(loss, None, kind, head.n_targets).on_logits == head:
+        if make_head(loss, None, problem, head.n_targets).on_logits == head:
             return loss
     raise ValueError(
         f"loss must be {' or '.join(map(repr, losses))} to become scikit-learn's MLP; got "
@@ -324,7 +326,7 @@ def _loss(est: BaseTorchMLP, model: FittedMLP | None, losses: tuple[str, ...]) -
     )
 
 
-def _set_fitted(mlp: Any, est: BaseTorchMLP, model: FittedMLP) -> None:
+def _set_fitted(mlp: Any, est: BaseTorchMLP, model: MLPModel) -> None:
     """Give the MLP the fitted state of ours."""
     if model.x_scaler is not None or model.y_scaler is not None:
         model = replace(model, dtype="float64")  # folding in float32 would cost digits
@@ -335,9 +337,13 @@ def _set_fitted(mlp: Any, est: BaseTorchMLP, model: FittedMLP) -> None:
     # what scikit-learn's MLP needs to predict and to train on
     mlp._best_coefs = [coef.copy() for coef in mlp.coefs_]
     mlp._best_intercepts = [intercept.copy() for intercept in mlp.intercepts_]
-    mlp._no_improvement_count = est._progress.n_no_improvement
+    mlp._no_improvement_count = est._fitted.progress.n_no_improvement
     if isinstance(est, TorchClassifier):
-        labels = np.eye(len(est.classes_), dtype=int) if est._kind == "multilabel" else est.classes_
+        labels = (
+            np.eye(len(est.classes_), dtype=int)
+            if est._fitted.targets.problem == "multilabel"
+            else est.classes_
+        )
         mlp._label_binarizer = LabelBinarizer().fit(labels)
 
 

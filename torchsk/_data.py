@@ -1,6 +1,7 @@
 """Checked rows on the host: some of them, in chunks, merged; no copy is made before its time."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,30 @@ class RowsOf:
         return self.array[self.index[rows]]
 
 
+@dataclass(frozen=True)
+class Data:
+    """Validated rows: X (n, n_features), encoded y (n,) or (n, n_targets), weights (n,) or None."""
+
+    X: Any
+    y: np.ndarray
+    weight: np.ndarray | None
+
+    def take(self, index: np.ndarray) -> "Data":
+        """Return some of the rows; of an array only where to find them, as it may be large."""
+        X = self.X[index] if sp.issparse(self.X) else RowsOf(self.X, index)
+        weight = None if self.weight is None else self.weight[index]
+        return Data(X, self.y[index], weight)
+
+    def __len__(self) -> int:
+        return self.X.shape[0]
+
+
 def is_mapped(X: Any) -> bool:
     """Return whether an array, or some rows of it, looks at a file (numpy.memmap)."""
     X = X.array if isinstance(X, RowsOf) else X
     while isinstance(X, np.ndarray) and not isinstance(X, np.memmap):
         X = X.base
     return isinstance(X, np.memmap)
-
-
-def take_rows(X: Any, index: np.ndarray) -> Any:
-    """Return some rows of X; of an array only where to find them, as it may be large."""
-    return X[index] if sp.issparse(X) else RowsOf(X, index)
 
 
 def check_weights(weight: np.ndarray) -> None:
@@ -55,22 +69,22 @@ def check_weights(weight: np.ndarray) -> None:
         )
 
 
-def merge_duplicates(
-    X: Any, y: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (index of one row per distinct (x, y), sum of their weights), sorted by content.
+def merge_duplicates(data: Data) -> Data:
+    """Return one row per distinct (x, y) with the sum of their weights, sorted by content.
 
     Rows of weight zero are left out. k copies of a row and one row of weight k give the same
     result, so a full-batch fit on either is the same computation, bit by bit.
     """
-    weight = np.ones(len(y)) if weight is None else weight
+    given = np.ones(len(data)) if data.weight is None else data.weight
     groups: dict[bytes, tuple[int, float]] = {}
-    for i, key in enumerate(_row_keys(X, y)):
-        if weight[i] > 0:
+    for i, key in enumerate(_row_keys(data.X, data.y)):
+        if given[i] > 0:
             first, total = groups.get(key, (i, 0.0))
-            groups[key] = (first, total + weight[i])
+            groups[key] = (first, total + given[i])
     kept = [groups[key] for key in sorted(groups)]
-    return np.array([first for first, _ in kept]), np.array([total for _, total in kept])
+    weight = np.array([total for _, total in kept])
+    merged = data.take(np.array([first for first, _ in kept]))
+    return replace(merged, weight=None if (weight == 1).all() else weight)
 
 
 def _row_keys(X: Any, y: np.ndarray) -> Iterator[bytes]:

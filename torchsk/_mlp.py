@@ -5,6 +5,9 @@ a matrix with one such vector per row. `Network` looks at either through views, 
 runs one network with 2-D operations and n_models networks with batched ones. A coef is stored
 (fan_out, fan_in), torch's layout, in which the products of narrow layers are fastest, and seen
 (fan_in, fan_out), scikit-learn's.
+
+In training samples are columns: inputs, activations, masks and deltas are (..., width, n_samples),
+and so is the `out` that raw outputs are written to. `Network.predict` alone has samples as rows.
 """
 
 import inspect

@@ -1,8 +1,8 @@
-"""Fitted networks: from validated X to raw predictions; the built-in one in plain numpy state."""
+"""Models: from validated X to raw outputs, in plain numpy state; what a fit leaves."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from torchsk._data import chunks
 from torchsk._heads import Head
 from torchsk._mlp import Network, NetworkSpec, make_module, pack
 from torchsk._runtime import available_devices, threads_for
@@ -23,8 +24,8 @@ CHUNK_SIZE = 400_000
 
 
 @dataclass(frozen=True)
-class FittedNetwork(ABC):
-    """A network with its head and its scalers: all that prediction needs.
+class Model(ABC):
+    """A network with its head and its scalers: all that prediction needs, trained or not.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ class FittedNetwork(ABC):
         The head in the unit of the user's y.
     x_scaler, y_scaler : Standardizer or None
     dtype : str
-        dtype of the X that was fitted.
+        dtype of the X that it is fitted to.
     device : str
         Where predictions are computed, if it is there.
     """
@@ -53,12 +54,8 @@ class FittedNetwork(ABC):
         """Return a copy of the network, for standardised inputs and targets, for torch to train."""
 
     @abstractmethod
-    def weights_of(self, net: Any) -> Any:
-        """Return the weights that skorch's net has trained, for `trained`."""
-
-    @abstractmethod
-    def trained(self, weights: Any) -> Self:
-        """Return the network with other weights."""
+    def trained_by(self, net: Any) -> Self:
+        """Return the model with what a net has made of `trainable`: its `module_`."""
 
     @abstractmethod
     def module(self) -> nn.Module:
@@ -71,7 +68,10 @@ class FittedNetwork(ABC):
     @property
     @abstractmethod
     def mixes_rows(self) -> bool:
-        """Whether training sees a row at random, or otherwise when others are in its batch."""
+        """Whether a row's output in training depends on chance or on other rows of its batch.
+
+        It does with dropout and with batch normalisation.
+        """
 
     @property
     @abstractmethod
@@ -98,7 +98,7 @@ class FittedNetwork(ABC):
         predict, dtype = self._predictor(X.dtype, device)
         parts = [
             predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
-            for rows in self._chunks(*X.shape)
+            for rows in chunks(X.shape[0], self._n_numbers(X.shape[1]), CHUNK_SIZE)
         ]
         raw = parts[0] if len(parts) == 1 else torch.cat(parts)
         raw = raw.to(DTYPES[X.dtype.name])
@@ -109,19 +109,16 @@ class FittedNetwork(ABC):
 
     def threads(self, n_rows: int, n_features: int) -> AbstractContextManager[None]:
         """Return a context with as many of torch's threads as pay for predicting these rows."""
-        n_rows = min(n_rows, self._n_rows_per_chunk(n_features))
+        n_rows = min(n_rows, max(1, CHUNK_SIZE // self._n_numbers(n_features)))
         return threads_for(n_rows * self.n_multiply_adds, self._device())
 
     def _device(self) -> torch.device:
         there = self.device == "cpu" or self.device in available_devices()
         return torch.device(self.device if there else "cpu")
 
-    def _n_rows_per_chunk(self, n_features: int) -> int:
-        return max(1, CHUNK_SIZE // max(self.widest, n_features))
-
-    def _chunks(self, n_rows: int, n_features: int) -> Iterator[slice]:
-        step = self._n_rows_per_chunk(n_features)
-        return (slice(start, start + step) for start in range(0, n_rows, step))
+    def _n_numbers(self, n_features: int) -> int:
+        """Return how many numbers a row fills in the widest of all layers."""
+        return max(self.widest, n_features)
 
     def _inputs(self, X: Any, dtype: np.dtype) -> np.ndarray:
         """Return dense, standardised and writable inputs."""
@@ -143,8 +140,8 @@ class FittedNetwork(ABC):
 
 
 @dataclass(frozen=True)
-class FittedMLP(FittedNetwork):
-    """The weights of the built-in network, and what every fitted network has.
+class MLPModel(Model):
+    """The built-in network.
 
     Parameters
     ----------
@@ -176,21 +173,19 @@ class FittedMLP(FittedNetwork):
         """Multiply-adds per row: the number of coefficients."""
         return self.spec.n_coefs
 
-    def trained(self, weights: np.ndarray) -> Self:
-        """Return the network with other flat weights."""
-        return replace(self, flat=weights)
+    def trained(self, flat: np.ndarray) -> Self:
+        """Return the model with other weights (n_params,)."""
+        return replace(self, flat=flat)
 
     def trainable(self) -> nn.Module:
         """Return the nn.Sequential that has these weights."""
         return make_module(self.spec, *self.spec.split(self.flat))
 
-    def weights_of(self, net: Any) -> np.ndarray:
-        """Return the flat weights (n_params,) of the nn.Sequential: the inverse of trainable."""
+    def trained_by(self, net: Any) -> Self:
+        """Return the model with the weights of the nn.Sequential."""
         layers = [layer for layer in net.module_ if isinstance(layer, nn.Linear)]
-        return pack(
-            [layer.weight.detach().cpu().numpy().T for layer in layers],
-            [layer.bias.detach().cpu().numpy() for layer in layers],
-        )
+        coefs = [layer.weight.detach().cpu().numpy().T for layer in layers]
+        return self.trained(pack(coefs, [layer.bias.detach().cpu().numpy() for layer in layers]))
 
     def _predictor(
         self, dtype: np.dtype, device: torch.device
@@ -226,3 +221,22 @@ class FittedMLP(FittedNetwork):
     def module(self) -> nn.Module:
         """Return a plain nn.Sequential: raw float32 features in, raw outputs out."""
         return make_module(self.spec, *self.weights())
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a call of fit or partial_fit leaves: all that predictions and later calls need.
+
+    Parameters
+    ----------
+    model : Model
+    targets : Targets
+    progress : Progress
+    state : SolverState or None
+        What the solver remembers, if there is something to go on with.
+    """
+
+    model: Any
+    targets: Any
+    progress: Any
+    state: Any = None

@@ -1,4 +1,4 @@
-"""The user's own module: how it is made, checked, and kept in a fitted estimator."""
+"""The user's own module: how it is made, checked, and kept in an estimator."""
 
 import copy
 import inspect
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from torchsk._heads import Head
-from torchsk._models import FittedNetwork
+from torchsk._models import Model
 from torchsk._runtime import seeded_torch
 
 # with fewer rows torch takes other kernels, which round differently: a row would not be predicted
@@ -77,8 +77,8 @@ def as_raw(output: Any, head: Head, n_samples: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FittedModule(FittedNetwork):
-    """A user's module, and what every fitted network has; it computes in float32.
+class ModuleModel(Model):
+    """A user's module; it computes in float32.
 
     Parameters
     ----------
@@ -98,16 +98,16 @@ class FittedModule(FittedNetwork):
         n_features: int,
         head: Head,
         rng: np.random.RandomState,
-        before: FittedNetwork | None,
+        before: Model | None,
         dtype: str,
         device: str,
-    ) -> "FittedModule":
+    ) -> "ModuleModel":
         """Return the module before its first epoch, or as it was left `before`."""
         if before is None:
             with seeded_torch(int(rng.randint(2**31 - 1))):
                 built = build_module(module, params, n_features, head.n_outputs)
             return cls(head, None, None, dtype, device, SimpleNamespace(module_=built))
-        if not isinstance(before, FittedModule) or before.head.n_outputs != head.n_outputs:
+        if not isinstance(before, ModuleModel) or before.head.n_outputs != head.n_outputs:
             raise ValueError(
                 "module and the number of outputs must be those of the fitted model to train on; "
                 f"got module={module!r} with {head.n_outputs} outputs."
@@ -128,13 +128,9 @@ class FittedModule(FittedNetwork):
         """Return a copy of the module."""
         return copy.deepcopy(self.holder.module_)
 
-    def weights_of(self, net: Any) -> Any:
-        """Return the net: a holder of the module."""
-        return net
-
-    def trained(self, weights: Any) -> Self:
-        """Return the network with another holder."""
-        return replace(self, holder=weights)
+    def trained_by(self, net: Any) -> Self:
+        """Return the model with the net as its holder."""
+        return replace(self, holder=net)
 
     def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Raise: only the built-in network has coefs and intercepts."""

@@ -1,8 +1,7 @@
-"""Update rules as torch optimizers, and what an optimizer class of torch is given."""
+"""Update rules as torch optimizers, and the options that an optimizer class of torch is given."""
 
 import copy
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchsk._parameters import Settings
 from torchsk._solvers import SOLVERS, UPDATE_RULES, UpdateRule
 
 
 class RuleOptimizer(Optimizer):
-    """An update rule of the first lane as a torch optimizer.
+    """An update rule as a torch optimizer.
 
     All it needs is in `param_groups`, so it is saved and loaded as any other.
     """
@@ -73,31 +73,53 @@ def class_of(value: Any) -> type | None:
     return value if isinstance(value, type) else None
 
 
-def optimizer_options(
-    solver: Any, values: Mapping[str, float], nesterov: bool, alpha: float
-) -> tuple[Any, dict[str, Any]]:
-    """Return (what makes the optimizer, its options without the rate).
-
-    An optimizer class gets those of momentum, nesterov, betas and eps that it knows, unless a
-    functools.partial has set them; alpha is in the loss then.
-    """
+def check_solver(solver: Any) -> None:
+    """Raise unless skorch can train with it."""
     if solver in UPDATE_RULES:
-        return RuleOptimizer, {"solver": solver, "nesterov": nesterov, "alpha": alpha, **values}
+        return
+    if isinstance(solver, str):
+        raise ValueError(
+            f"solver must be one of {sorted(UPDATE_RULES)} or a torch.optim.Optimizer class "
+            "(torch.optim.LBFGS is one) with module, skorch_callbacks or a torch scheduler; "
+            f"got solver={solver!r}."
+        )
     cls = class_of(solver)
     if cls is None or not issubclass(cls, Optimizer):
         raise ValueError(
             f"solver must be one of {sorted(SOLVERS)}, a torch.optim.Optimizer class or a "
             f"functools.partial of one; got solver={solver!r}."
         )
-    momentum, betas = values["momentum"], (values["beta_1"], values["beta_2"])
+
+
+def make_options(settings: Settings) -> tuple[Any, dict[str, Any], float]:
+    """Return (what makes the optimizer, its options without the rate, alpha of the loss).
+
+    An optimizer class gets those of momentum, nesterov, betas and eps that it knows, unless a
+    functools.partial has set them. alpha is in the loss, but for rules that shrink the weights
+    themselves.
+    """
+    solver, alpha = settings.solver, settings.alpha
+    momentum, betas = settings.momentum, (settings.beta_1, settings.beta_2)
+    rule = UPDATE_RULES.get(solver)
+    if rule is not None:
+        options = {
+            "solver": solver,
+            "nesterov": settings.nesterovs_momentum,
+            "alpha": alpha,
+            "momentum": momentum,
+            "beta_1": settings.beta_1,
+            "beta_2": settings.beta_2,
+            "epsilon": settings.epsilon,
+        }
+        return RuleOptimizer, options, 0.0 if rule.decoupled else alpha
     options = {
         "momentum": momentum,
-        "nesterov": nesterov and momentum > 0,
+        "nesterov": settings.nesterovs_momentum and momentum > 0,
         "betas": betas,
-        "eps": values["epsilon"],
+        "eps": settings.epsilon,
     }
-    parameters = inspect.signature(cls).parameters
-    return solver, {
+    parameters = inspect.signature(class_of(solver) or solver).parameters
+    known = {
         name: value
         for name, value in options.items()
         if name in parameters
@@ -105,6 +127,7 @@ def optimizer_options(
         # Adafactor's eps is two numbers
         and isinstance(parameters[name].default, tuple) == isinstance(value, tuple)
     }
+    return solver, known, alpha
 
 
 def resume(optimizer: Optimizer, before: Optimizer) -> None:

@@ -1,11 +1,14 @@
-"""The parameters of the estimators: what each may be, and the network that some of them shape."""
+"""The parameters of the estimators: what each may be, and what it means in numbers."""
 
 import numbers
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from sklearn.metrics import get_scorer_names
 from torch import nn
 
@@ -13,7 +16,7 @@ from torchsk._activations import ACTIVATIONS, check_activation
 from torchsk._mlp import INITS, NetworkSpec
 from torchsk._schedules import SCHEDULES
 from torchsk._sklearn_compat import Interval, Options, StrOptions
-from torchsk._solvers import SOLVERS
+from torchsk._solvers import SOLVERS, default_max_grad_norm, default_rate
 
 # views, not copies, of the tables: a name is valid once it has a row
 PARAMETER_CONSTRAINTS: dict = {
@@ -59,6 +62,82 @@ PARAMETER_CONSTRAINTS: dict = {
     "device": [str, torch.device],
     "skorch_callbacks": [list, tuple, None],
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of training: scikit-learn's names and meanings, every "auto" resolved.
+
+    `early_stopping` is whether this call stops early, and `incremental` whether it is one of
+    partial_fit.
+    """
+
+    solver: Any
+    alpha: float
+    batch_size: int
+    learning_rate_init: float
+    max_iter: int
+    shuffle: bool
+    tol: float
+    verbose: bool
+    momentum: float
+    nesterovs_momentum: bool
+    early_stopping: bool
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    n_iter_no_change: float
+    max_fun: int
+    max_grad_norm: float | None
+    incremental: bool
+
+    @classmethod
+    def of(
+        cls, estimator: Any, n_rows: int, *, early_stopping: bool, incremental: bool
+    ) -> "Settings":
+        """Return those of an estimator that trains on n_rows rows."""
+        max_grad_norm = estimator.max_grad_norm
+        if max_grad_norm == "auto":
+            max_grad_norm = default_max_grad_norm(estimator.solver)
+        return cls(
+            solver=estimator.solver,
+            alpha=float(estimator.alpha),
+            batch_size=resolve_batch_size(estimator.batch_size, n_rows),
+            learning_rate_init=resolve_learning_rate(estimator),
+            max_iter=1 if incremental else int(estimator.max_iter),
+            shuffle=bool(estimator.shuffle),
+            tol=float(estimator.tol),
+            verbose=bool(estimator.verbose),
+            momentum=float(estimator.momentum),
+            nesterovs_momentum=bool(estimator.nesterovs_momentum),
+            early_stopping=early_stopping,
+            beta_1=float(estimator.beta_1),
+            beta_2=float(estimator.beta_2),
+            epsilon=float(estimator.epsilon),
+            n_iter_no_change=estimator.n_iter_no_change,
+            max_fun=int(estimator.max_fun),
+            max_grad_norm=max_grad_norm,
+            incremental=incremental,
+        )
+
+
+def resolve_batch_size(batch_size: int | str, n_rows: int) -> int:
+    """Return the number of rows per step, of n_rows."""
+    if batch_size == "auto":
+        return min(200, n_rows)
+    if int(batch_size) > n_rows:
+        warnings.warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+        )
+    return min(int(batch_size), n_rows)
+
+
+def resolve_learning_rate(estimator: Any) -> float:
+    """Return the initial learning rate."""
+    if estimator.learning_rate_init != "auto":
+        return float(estimator.learning_rate_init)
+    kind = "classifier" if is_classifier(estimator) else "regressor"
+    return default_rate(estimator.solver, kind)
 
 
 def make_spec(

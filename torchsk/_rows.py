@@ -1,6 +1,7 @@
 """Rows on a device: the only door between numpy or scipy.sparse data and torch tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ class DenseRows:
         """Return the rows of a (device) index as a dense tensor."""
         return torch.index_select(self.tensor, 0, index, out=out)
 
-    def all(self) -> Tensor:
-        """Return every row."""
-        return self.tensor
+    def part(self, rows: slice) -> Tensor:
+        """Return some neighbouring rows: a view."""
+        return self.tensor[rows]
 
     @staticmethod
     def concatenate(parts: Sequence["DenseRows"]) -> "DenseRows":
@@ -45,9 +46,9 @@ class SparseRows:
         dense = torch.from_numpy(self.matrix[index.cpu().numpy()].toarray())
         return dense.to(self.device, self.dtype) if out is None else out.copy_(dense)
 
-    def all(self) -> Tensor:
-        """Return every row, dense."""
-        return torch.from_numpy(self.matrix.toarray()).to(self.device, self.dtype)
+    def part(self, rows: slice) -> Tensor:
+        """Return some neighbouring rows, dense."""
+        return torch.from_numpy(self.matrix[rows].toarray()).to(self.device, self.dtype)
 
     @staticmethod
     def concatenate(parts: Sequence["SparseRows"]) -> "SparseRows":
@@ -85,9 +86,9 @@ class MappedRows:
         dense = torch.from_numpy(rows).to(self.dtype)[torch.from_numpy(back)]
         return dense.to(self.device) if out is None else out.copy_(dense)
 
-    def all(self) -> Tensor:
-        """Return every row."""
-        return self.take(torch.arange(self.n_rows, device="cpu"))
+    def part(self, rows: slice) -> Tensor:
+        """Return some neighbouring rows."""
+        return self.take(torch.arange(*rows.indices(self.n_rows), device="cpu"))
 
     @staticmethod
     def concatenate(parts: Sequence["MappedRows"]) -> "MappedRows":
@@ -97,6 +98,40 @@ class MappedRows:
 
 
 Rows = DenseRows | SparseRows | MappedRows
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows with what is learnt from them.
+
+    Parameters
+    ----------
+    X : Rows of shape (n_rows, n_features)
+        Standardised features.
+    target : Tensor of shape (n_rows, n_columns)
+        y as the head has encoded it.
+    weight : Tensor of shape (n_rows,) or None
+        Sample weights, times class weights.
+    """
+
+    X: Rows
+    target: Tensor
+    weight: Tensor | None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.X.n_rows
+
+    @property
+    def size(self) -> int:
+        """How many numbers the rows hold."""
+        return self.X.n_rows * self.X.n_features
+
+    def map(self, function: Callable[[Any], Any]) -> "Examples":
+        """Return them with X, target and weight (if any) as the function returns each."""
+        weight = None if self.weight is None else function(self.weight)
+        return Examples(function(self.X), function(self.target), weight)
 
 
 def as_rows(

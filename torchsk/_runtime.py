@@ -52,7 +52,8 @@ _is_forked = False
 def threads_for(n_multiply_adds: float, device: torch.device) -> AbstractContextManager[None]:
     """Return a context with as many of torch's threads as pay for products of this size.
 
-    One in a forked process: the threads stayed behind, and who calls for them waits for ever.
+    One in a forked process: OpenMP's threads do not survive a fork, and waiting for them would
+    deadlock.
     """
     is_small = device.type == "cpu" and n_multiply_adds < PARALLEL_SIZE
     return one_thread() if is_small or _is_forked else nullcontext()
@@ -62,9 +63,9 @@ def threads_for(n_multiply_adds: float, device: torch.device) -> AbstractContext
 def one_thread() -> Iterator[None]:
     """Keep torch's operations on one core inside the block, and restore after it.
 
-    Small operations lose more time at the barriers of a second thread than they gain. In torch each
-    Python thread has a number of its own, which it takes over from the last that was set anywhere
-    at its first operation: then it may be the 1 of another thread that is inside.
+    Small operations lose more time at the barriers of a second thread than they gain. torch keeps
+    one thread count per Python thread; a new thread starts with the value that any thread set last,
+    which may be the 1 of another thread inside such a block. So the count before is kept.
     """
     if getattr(_this_thread, "is_inside", False):
         yield

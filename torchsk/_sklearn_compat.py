@@ -61,7 +61,7 @@ def callback_tasks(
         return bool(stop)
 
     def after_fit() -> None:
-        if epoch:  # begun, but training has ended: closed empty, as scikit-learn's estimators do
+        if epoch:  # end the epoch task that was begun but not run, as scikit-learn's estimators do
             epoch.pop().call_on_fit_task_end(estimator=estimator)
         context.call_on_fit_task_end(estimator=estimator, reconstruction_attributes=dict, **data)
 

@@ -44,6 +44,8 @@ class UpdateRule(ABC):
     default_max_grad_norm: ClassVar[float | None] = None
     #: whether scikit-learn's own schedules (invscaling, adaptive) apply
     scheduled: ClassVar[bool] = False
+    #: what to try when training has not converged, behind scikit-learn's words
+    advice: ClassVar[str] = ""
 
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         self.values = {name: np.array(values[name]) for name in self.hyper_parameters}
@@ -74,6 +76,7 @@ class SGD(UpdateRule):
     default_rate: ClassVar[dict[str, float]] = {"classifier": 0.05, "regressor": 0.02}
     default_max_grad_norm = 1.0
     scheduled = True
+    advice = " Raise max_iter or learning_rate_init, or try solver='adam'."
 
     def step_(
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
@@ -197,7 +200,20 @@ UPDATE_RULES: dict[str, type[UpdateRule]] = {
     "adagrad": Adagrad,
 }
 
-#: solvers that see all rows at once; they train one model, in float64, and cannot partial_fit
-FULL_BATCH_SOLVERS = {"lbfgs": Adam.default_rate}
+#: every solver by name; those that are no update rule have a lane of their own
+SOLVERS = ChainMap[str, Any]({"lbfgs": None}, UPDATE_RULES)
 
-SOLVERS = ChainMap[str, Any](FULL_BATCH_SOLVERS, UPDATE_RULES)
+
+def default_rate(solver: Any, kind: str) -> float:
+    """Return the learning rate of a solver, for "classifier" or "regressor"."""
+    return UPDATE_RULES.get(solver, UpdateRule).default_rate[kind]
+
+
+def default_max_grad_norm(solver: Any) -> float | None:
+    """Return the largest norm of the gradient."""
+    return UPDATE_RULES.get(solver, UpdateRule).default_max_grad_norm
+
+
+def is_scheduled(solver: Any) -> bool:
+    """Return whether every schedule applies: to sgd as in scikit-learn, and to torch's classes."""
+    return solver not in UPDATE_RULES or UPDATE_RULES[solver].scheduled

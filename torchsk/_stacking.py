@@ -25,8 +25,7 @@ import joblib
 import numpy as np
 from joblib.parallel import LokyBackend, SequentialBackend, get_active_backend
 
-from torchsk import _training
-from torchsk._training import TrainingJob, TrainingResult
+from torchsk._training import TrainingCancelled, TrainingJob, TrainingResult
 
 # What joblib is told: loops that cut their work by the number of jobs (Bagging) then cut it finely.
 N_REPORTED_JOBS = 128
@@ -51,7 +50,7 @@ def register() -> None:
 def train_job(job: TrainingJob) -> TrainingResult:
     """Train one job, in a stack with the other fits of its `TaskGroup` if it runs in one."""
     task = getattr(_this_thread, "task", None)
-    (outcome,) = _training.train([job]) if task is None else [task.train(job)]
+    (outcome,) = job.lane.train([job]) if task is None else [task.train(job)]
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -95,14 +94,14 @@ class _Task:
     def cancel(self) -> None:
         """End a task that waits; one that has not started never will."""
         if self._thread is not None:
-            self.outcome = _training.TrainingCancelled()
+            self.outcome = TrainingCancelled()
             self.resume()
 
     def train(self, job: TrainingJob) -> TrainingResult | BaseException:
         """Hand over a job and wait for its outcome (on the task's thread)."""
         if self._group.cancelled:
-            return _training.TrainingCancelled()
-        self.key = _training.stack_key(job)
+            return TrainingCancelled()
+        self.key = job.lane.stack_key(job)
         if self.key is None:
             return self._group.train([job])[0]
         self.job = job
@@ -146,7 +145,7 @@ class TaskGroup:
         try:
             while ready or waiting:
                 if self.cancelled:
-                    raise _training.TrainingCancelled
+                    raise TrainingCancelled
                 if ready and not self._are_enough(list(waiting.values())):
                     task = ready[0]
                     task.resume()  # may fail: too many threads
@@ -175,14 +174,15 @@ class TaskGroup:
 
     def _limit(self, tasks: Sequence[_Task]) -> int:
         """Return how many of these tasks, of one stack_key, may train together."""
-        return self.max_models or _training.max_models(tasks[0].job)
+        job = tasks[0].job
+        return self.max_models or job.lane.max_models(job)
 
     def _are_enough(self, waiting: Sequence[Sequence[_Task]]) -> bool:
         """Return whether no more tasks should start before some have trained."""
         n_waiting = sum(map(len, waiting))
         if n_waiting >= max(MAX_WAITING_TASKS, self.max_models or 0):
             return True
-        size = sum(task.job.size for task in chain.from_iterable(waiting))
+        size = sum(task.job.rows.size for task in chain.from_iterable(waiting))
         return size > MAX_WAITING_SIZE and any(
             len(tasks) >= self._limit(tasks) for tasks in waiting
         )
@@ -190,7 +190,7 @@ class TaskGroup:
     def train(self, jobs: list[TrainingJob]) -> Sequence[TrainingResult | BaseException]:
         """Train a stack until it is done or cancelled; an error of the whole is one of each fit."""
         try:
-            return _training.train(jobs, should_stop=lambda: self.cancelled)
+            return jobs[0].lane.train(jobs, should_stop=lambda: self.cancelled)
         except Exception as error:
             return [error] * len(jobs)
 
@@ -199,7 +199,7 @@ def _pick_stack(tasks: Iterable[_Task], limit: int) -> list[_Task]:
     """Return at most `limit` of the tasks: whole groups that share their rows, or even parts."""
     groups: dict[int, list[_Task]] = {}
     for task in tasks:
-        groups.setdefault(id(task.job.X), []).append(task)
+        groups.setdefault(id(task.job.rows.X), []).append(task)
     stack: list[_Task] = []
     for group in sorted(groups.values(), key=len, reverse=True):
         n_parts = -(-len(group) // limit)
@@ -395,11 +395,11 @@ class _SharedData:
         self._held: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
     def __call__(self, job: TrainingJob) -> None:
-        for name in ("X", "target", "weight"):
-            data = getattr(job, name)
-            if data is not None:
-                key = (type(data).__name__, str(job.device), *_fingerprint(data))
-                setattr(job, name, self._held.setdefault(key, data))
+        def share(data: Any) -> Any:
+            key = (type(data).__name__, str(job.device), *_fingerprint(data))
+            return self._held.setdefault(key, data)
+
+        job.rows = job.rows.map(share)
 
 
 def _fingerprint(data: Any) -> Iterator[Hashable]:

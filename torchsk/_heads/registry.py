@@ -30,7 +30,7 @@ from torchsk._heads.regression import (
     Tweedie,
 )
 
-#: loss -> kind of problem -> head
+#: loss -> problem -> head
 LOSSES: dict[str, dict[str, type[Head]]] = {
     "log_loss": {"binary": Binomial, "multilabel": Binomial, "multiclass": Multinomial},
     "cross_entropy": {"binary": Multinomial, "multiclass": Multinomial},
@@ -49,7 +49,7 @@ LOSSES: dict[str, dict[str, type[Head]]] = {
     "gaussian": {"regression": Gaussian},
 }
 
-#: kind of problem -> head of a loss that is no row of LOSSES
+#: problem -> head of a loss that is no row of LOSSES
 CUSTOM_LOSSES: dict[str, type[_Custom]] = {
     "binary": CustomClasses,
     "multiclass": CustomClasses,
@@ -71,7 +71,7 @@ class TorchLoss(NamedTuple):
     name: str
     #: options of the torch loss that are parameters of the head; the others must be left alone
     options: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ("binary", "multiclass", "multilabel", "regression")
+    problems: tuple[str, ...] = ("binary", "multiclass", "multilabel", "regression")
 
 
 #: torch loss -> what it stands for
@@ -90,8 +90,8 @@ TORCH_LOSSES: dict[type, TorchLoss] = {
 }
 
 
-def make_head(loss: Any, loss_params: dict | None, kind: str, n_targets: int) -> Head:
-    """Return the head of a loss for one kind of problem.
+def make_head(loss: Any, loss_params: dict | None, problem: str, n_targets: int) -> Head:
+    """Return the head of a loss for one problem.
 
     Parameters
     ----------
@@ -100,8 +100,8 @@ def make_head(loss: Any, loss_params: dict | None, kind: str, n_targets: int) ->
         user's own ``loss(raw, target)``.
     loss_params : dict or None
         Parameters of the loss, by name.
-    kind : {"binary", "multiclass", "multilabel", "regression"}
-        Kind of problem.
+    problem : {"binary", "multiclass", "multilabel", "regression"}
+        What y poses.
     n_targets : int
         As in `Head`.
 
@@ -113,7 +113,7 @@ def make_head(loss: Any, loss_params: dict | None, kind: str, n_targets: int) ->
     Raises
     ------
     ValueError
-        If there is no such loss for this kind of problem, or a parameter is unknown or out of
+        If there is no such loss for this problem, or a parameter is unknown or out of
         range.
     """
     if not (loss_params is None or isinstance(loss_params, dict)):
@@ -121,26 +121,26 @@ def make_head(loss: Any, loss_params: dict | None, kind: str, n_targets: int) ->
     params = dict(loss_params or {})
     torch_loss = TORCH_LOSSES.get(loss if isinstance(loss, type) else type(loss))
     if torch_loss is None and callable(loss):
-        return CUSTOM_LOSSES[kind](n_targets, loss, tuple(params.items()))
+        return CUSTOM_LOSSES[problem](n_targets, loss, tuple(params.items()))
 
     name = torch_loss.name if torch_loss is not None else str(loss)
     name = ALIASES.get(name, name)
     heads = LOSSES.get(name, {})
-    if kind not in heads or (torch_loss is not None and kind not in torch_loss.kinds):
-        names = sorted(name for name, heads in LOSSES.items() if kind in heads)
+    if problem not in heads or (torch_loss is not None and problem not in torch_loss.problems):
+        names = sorted(name for name, heads in LOSSES.items() if problem in heads)
         raise ValueError(
             f"loss must be one of {names}, a torch loss that stands for one of them, or a "
-            f"callable loss(raw, target), for {kind} problems; got loss={loss!r}."
+            f"callable loss(raw, target), for {problem} problems; got loss={loss!r}."
         )
     if isinstance(loss, nn.Module) and torch_loss is not None:
         params = _options_of(loss, torch_loss) | params
-    known = [option.name for option in fields(heads[kind]) if "rule" in option.metadata]
+    known = [option.name for option in fields(heads[problem]) if "rule" in option.metadata]
     if not set(params) <= set(known):
         raise ValueError(
-            f"loss_params must have no other keys than {known} for loss={name!r} in {kind} "
+            f"loss_params must have no other keys than {known} for loss={name!r} in {problem} "
             f"problems; got loss_params={params!r}."
         )
-    return heads[kind](n_targets, **params)
+    return heads[problem](n_targets, **params)
 
 
 def _options_of(loss: nn.Module, torch_loss: TorchLoss) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""When to stop: the record of a training run and the rules that read it, for both lanes."""
+"""The record of a training run, and the rules that read it: when to stop, what is best."""
 
 import math
 from dataclasses import dataclass, field
@@ -34,7 +34,8 @@ class Progress:
     def record(self, loss: float, validation: tuple[float, float] | None, tol: float) -> bool:
         """Add one epoch's training loss and validation (loss, score); return True at a new best.
 
-        As scikit-learn's MLP: an epoch counts as an improvement if it betters the best by tol.
+        As scikit-learn's MLP: an epoch counts as an improvement if it betters the best by tol. What
+        is not finite is never the best.
         """
         self.n_epochs += 1
         self.loss_curve.append(loss)
@@ -47,10 +48,12 @@ class Progress:
             self.validation_scores.append(validation[1])
         if self.early_stopping and validation is not None:
             score = validation[1]
-            improved, is_best = not score < self.best_score + tol, score > self.best_score
+            improved = not score < self.best_score + tol
+            is_best = math.isfinite(score) and score > self.best_score
             self.best_score = score if is_best else self.best_score
         else:
-            improved, is_best = not loss > self.best_loss - tol, loss < self.best_loss
+            improved = not loss > self.best_loss - tol
+            is_best = math.isfinite(loss) and loss < self.best_loss
             self.best_loss = loss if is_best else self.best_loss
         self.n_no_improvement = 0 if improved else self.n_no_improvement + 1
         return is_best

@@ -1,4 +1,9 @@
-"""Which rows each step of a stack sees: the plan of an epoch, and its batches as tensors."""
+"""Which rows each step of a stack sees: the plan of an epoch, and its batches as tensors.
+
+Rows, targets, weights and factors of a block are stored with samples as rows. A `Batch` shows them
+to the network, in which samples are columns: its `X` and `out` are (..., width, n_samples); its
+`raw` is `out` with samples as rows, and so is its `target`.
+"""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -9,9 +14,9 @@ import torch
 from torch import Tensor
 
 from torchsk._heads import Head
-from torchsk._jobs import TrainingJob
 from torchsk._rows import Rows
 from torchsk._runtime import exact_dtype
+from torchsk._training.jobs import TrainingJob
 
 
 class RowOrder:
@@ -55,22 +60,24 @@ class TrainingData:
         orders: dict[Hashable, RowOrder] = {}
         n_holders = Counter(id(job.rng) for job in jobs)
         for job in jobs:
-            key = (id(job.X), id(job.target), id(job.weight))
+            rows, settings = job.rows, job.settings
+            key = (id(rows.X), id(rows.target), id(rows.weight))
             if key not in offsets:
                 offsets[key] = total
                 owners.append(job)
-                total += job.X.n_rows
+                total += rows.n_rows
             # one batch that holds all rows is the same every epoch
-            rng = job.rng if job.shuffle and job.X.n_rows > job.batch_size else None
-            rows = np.arange(offsets[key], offsets[key] + job.X.n_rows)
+            rng = job.rng if settings.shuffle and rows.n_rows > settings.batch_size else None
+            numbers = np.arange(offsets[key], offsets[key] + rows.n_rows)
             # those that hold one generator, such as numpy's global one, draw from it in turn
             state = _state_of(rng) if n_holders[id(rng)] <= 1 else object()
-            self.orders.append(orders.setdefault((key, state), RowOrder(rows, rng)))
-        rows_class = type(owners[0].X)
-        self.X: Rows = rows_class.concatenate([job.X for job in owners])  # type: ignore[misc]
-        self.target = torch.cat([job.target for job in owners])
+            self.orders.append(orders.setdefault((key, state), RowOrder(numbers, rng)))
+        parts = [job.rows for job in owners]
+        rows_class = type(parts[0].X)
+        self.X: Rows = rows_class.concatenate([part.X for part in parts])  # type: ignore[misc]
+        self.target = torch.cat([part.target for part in parts])
         self.weight: Tensor | None = None
-        if any(job.weight is not None for job in jobs):
+        if any(job.rows.weight is not None for job in jobs):
             self.weight = torch.cat([_weight_of(job) for job in owners])
 
 
@@ -83,9 +90,9 @@ def _state_of(rng: np.random.RandomState | None) -> Hashable:
 
 
 def _weight_of(job: TrainingJob) -> Tensor:
-    if job.weight is not None:
-        return job.weight
-    return torch.ones(job.X.n_rows, device=job.device, dtype=job.dtype)
+    if job.rows.weight is not None:
+        return job.rows.weight
+    return torch.ones(job.rows.n_rows, device=job.device, dtype=job.lane.dtype)
 
 
 class Plan:

@@ -1,0 +1,462 @@
+"""TorchClassifier."""
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils.metaestimators import available_if
+
+from torchsk._base import BaseTorchMLP
+from torchsk._sklearn_compat import StrOptions, check_partial_fit_first_call, fit_context
+from torchsk._targets import Labels
+
+
+class TorchClassifier(ClassifierMixin, BaseTorchMLP):
+    """Multi-layer perceptron classifier on torch.
+
+    A drop-in for scikit-learn's MLPClassifier: the same parameters, attributes and, with the same
+    solver, ``standardize=False`` and ``max_grad_norm=None``, the same weights. It standardises its
+    inputs, clips gradients, knows more losses and activations, dropout and class weights, runs on
+    accelerators, and trains any torch module.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Width of each hidden layer, at least 1. ``()`` is a network without hidden layer: a linear
+        or logistic regression.
+
+    activation : str, nn.Module class, or list of these, default="relu"
+        Activation of the hidden layers; a list has one per layer. "identity", "logistic", "tanh"
+        and "relu" as in scikit-learn, and "elu", "gelu", "hardsigmoid", "hardtanh",
+        "leaky_relu", "mish", "relu6", "selu", "silu", "softplus", "softsign". A class of
+        elementwise nn.Module without parameters works too.
+
+    solver : {"sgd", "adam", "adamw", "rmsprop", "adagrad", "lbfgs"} or torch.optim.Optimizer \
+            class, default="sgd"
+        "sgd", "adam" and "lbfgs" as in scikit-learn. "adamw" shrinks the weights by `alpha`
+        directly (decoupled weight decay). "lbfgs" sees all rows at once and computes in float64.
+        An optimizer class of torch, or a functools.partial of one, is run by skorch.
+
+    alpha : float, default=0.0001
+        L2 penalty on the weights (not on the intercepts), at least 0. As in scikit-learn, a batch
+        adds ``alpha / 2 * ||W||^2 / (sum of its sample weights)`` to its mean loss.
+
+    batch_size : int or "auto", default="auto"
+        Rows per step; "auto" is ``min(200, n_samples)``.
+
+    learning_rate : {"constant", "invscaling", "adaptive", "cosine", "onecycle"}, callable, or \
+            torch.optim.lr_scheduler class, default="constant"
+        Schedule of the learning rate. "invscaling" and "adaptive" are scikit-learn's and act with
+        ``solver="sgd"``. "cosine" and "onecycle" are spread over `max_iter` epochs. A callable
+        gives the factor of an epoch, counted from 0. A scheduler class of torch, or a
+        functools.partial of one, is run by skorch.
+
+    learning_rate_init : float or "auto", default="auto"
+        Initial learning rate, above 0. "auto" is 0.05 for "sgd", 0.01 for "adagrad" and 0.001
+        for the others.
+
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+
+    max_iter : int, default=200
+        Largest number of epochs (iterations for "lbfgs").
+
+    shuffle : bool, default=True
+        Whether the rows are shuffled before each epoch.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, validation split, shuffles and dropout.
+
+    tol : float, default=1e-4
+        Smallest change of the loss (or validation score) that counts as an improvement. The loss
+        is that of the standardised targets.
+
+    verbose : bool or int, default=False
+        Whether to print each epoch.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the last fit.
+
+    momentum : float, default=0.9
+        Momentum of "sgd", in [0, 1].
+
+    nesterovs_momentum : bool, default=True
+        Whether the momentum is Nesterov's.
+
+    early_stopping : bool, default=False
+        Whether to hold out rows, to stop when their score no longer improves, and to keep the
+        weights of the best epoch.
+
+    validation_fraction : float, default=0.1
+        Fraction of the rows that is held out, in [0, 1).
+
+    beta_1, beta_2 : float, default=0.9, 0.999
+        Decay of Adam's first and second moment, in [0, 1).
+
+    epsilon : float, default=1e-8
+        Keeps the denominators of Adam and its kin from zero, above 0.
+
+    n_iter_no_change : int or numpy.inf, default=10
+        Number of epochs without improvement that are tolerated.
+
+    max_fun : int, default=15000
+        Largest number of loss evaluations of "lbfgs".
+
+    loss : str, nn.Module class or instance, or callable, default="log_loss"
+        The loss; output layer, target encoding and predictions follow from it. scikit-learn's
+        names, classes of torch such as ``nn.CrossEntropyLoss``, or a function
+        ``loss(raw, target)``.
+
+    loss_params : dict, default=None
+        Parameters of the loss.
+
+    module : nn.Module, nn.Module class or callable, default=None
+        Your own network instead of the built-in one, trained by skorch. An instance is copied,
+        never trained in place. A class or function is called as
+        ``module(n_features, n_outputs, **module_params)``; one that takes neither is called
+        with `module_params` alone.
+
+    module_params : dict, default=None
+        Keyword arguments of `module`.
+
+    dropout : float or list of float, default=0.0
+        Probability in [0, 1) of dropping a unit after each hidden activation; not with "lbfgs".
+
+    init : str or callable, default="glorot_uniform"
+        "glorot_uniform" draws as scikit-learn does. The name of a function of torch.nn.init, such
+        as "kaiming_normal", or a callable that fills a tensor (fan_out, fan_in) in place, starts
+        the intercepts at 0.
+
+    standardize : bool or "auto", default="auto"
+        Whether inputs are centred and scaled with the (weighted) statistics of the first
+        fit. Sparse inputs are scaled only. "auto" is True, and False with `module`.
+
+    scoring : str, callable or None, default=None
+        What early stopping watches: None is the score of the estimator (accuracy), "loss" the
+        validation loss, or any scorer of scikit-learn.
+
+    max_grad_norm : float, "auto" or None, default="auto"
+        Largest norm of the gradient, above 0; longer ones are scaled back. "auto" is 1.0 for
+        "sgd" and None, no limit, for the others.
+
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        Weights of the classes, multiplied into the sample weights. "balanced" is
+        ``n_samples / (n_classes * bincount(y))``. In multilabel problems a dict, which then holds
+        for every label, or a list with one dict per label.
+
+    device : str or torch.device, default="cpu"
+        Where to train and predict: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is the first
+        accelerator, else the CPU.
+
+    skorch_callbacks : list, default=None
+        skorch callbacks: instances, classes or factories. Training is then run by skorch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels; ``arange(n_labels)`` in multilabel problems.
+
+    n_features_in_ : int
+        Number of features.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, if X had string column names.
+
+    coefs_, intercepts_ : list of ndarray
+        Weights (fan_in, fan_out) and intercepts (fan_out,) of each layer, in the dtype of X, for
+        raw inputs and outputs: the standardisation is folded in.
+
+    n_iter_ : int
+        Number of epochs of the last fit.
+
+    t_ : int
+        Number of rows trained on so far.
+
+    loss_ : float
+        Loss of the last epoch, penalty included.
+
+    loss_curve_ : list of float
+        Loss of each epoch (not for "lbfgs").
+
+    best_loss_ : float or None
+        Smallest loss; None with early stopping.
+
+    validation_loss_curve_ : list of float or None
+        Loss of the held-out rows after each epoch, without penalty.
+
+    validation_scores_ : list of float or None
+        Score of the held-out rows after each epoch.
+
+    best_validation_score_ : float or None
+        Best score with early stopping.
+
+    n_layers_ : int
+        Number of layers, input and output included.
+
+    n_outputs_ : int
+        Number of outputs.
+
+    out_activation_ : str
+        Activation of the output layer.
+
+    module_ : nn.Module
+        The network in plain torch, for export: raw float32 features in, raw outputs out.
+
+    device_ : str
+        The device that was used.
+
+    net_ : skorch.NeuralNet
+        The net that skorch trained, if it did.
+
+    See Also
+    --------
+    TorchRegressor : The same for numbers.
+    sklearn.neural_network.MLPClassifier : scikit-learn's own.
+
+    References
+    ----------
+    Glorot & Bengio (2010), "Understanding the difficulty of training deep feedforward neural
+    networks", AISTATS.
+
+    Kingma & Ba (2015), "Adam: a method for stochastic optimization", ICLR.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from torchsk import TorchClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = TorchClassifier(hidden_layer_sizes=(20,), random_state=0).fit(X, y)
+    >>> clf.predict(X[:2])
+    array([0, 0])
+    >>> clf.score(X, y) > 0.95
+    True
+    """
+
+    classes_: np.ndarray
+
+    _parameter_constraints: dict = {
+        **BaseTorchMLP._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="sgd",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init="auto",
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        loss="log_loss",
+        loss_params=None,
+        module=None,
+        module_params=None,
+        dropout=0.0,
+        init="glorot_uniform",
+        standardize="auto",
+        scoring=None,
+        max_grad_norm="auto",
+        class_weight=None,
+        device="cpu",
+        skorch_callbacks=None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.loss = loss
+        self.loss_params = loss_params
+        self.module = module
+        self.module_params = module_params
+        self.dropout = dropout
+        self.init = init
+        self.standardize = standardize
+        self.scoring = scoring
+        self.max_grad_norm = max_grad_norm
+        self.class_weight = class_weight
+        self.device = device
+        self.skorch_callbacks = skorch_callbacks
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+        """Fit the network to X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data; also a pandas or polars DataFrame, a memmap or a torch tensor.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels; a binary matrix in multilabel problems.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, none negative, not all zero.
+
+        X_val, y_val : array-like, default=None
+            Held-out rows, used instead of `validation_fraction` of the training rows. Without
+            early stopping their loss and score are recorded only.
+
+        Returns
+        -------
+        self : TorchClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data, a parameter or their combination is not valid, or if training diverges.
+        """
+        return self._fit(X, y, sample_weight, X_val, y_val)
+
+    @available_if(lambda self: self._has_epochs())
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None, classes=None):
+        """Train one more epoch on X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        classes : array-like of shape (n_classes,), default=None
+            All classes that will ever come; needed at the first call only.
+
+        Returns
+        -------
+        self : TorchClassifier
+            The estimator, trained on.
+        """
+        with self._restored_on_error():
+            check_partial_fit_first_call(self, classes)
+            return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X):
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+            The predicted classes.
+        """
+        (decision,) = self._read(X, lambda head, raw: head.decision(raw))
+        return self._fitted.targets.predict(decision)
+
+    def decision_function(self, X):
+        """Return logits or margins; above 0 if and only if predicted positive.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        decision : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            One column in binary problems, else one per class or label.
+        """
+        (decision,) = self._read(X, lambda head, raw: head.decision(raw))
+        return decision[:, 0] if self._fitted.targets.problem == "binary" else decision
+
+    @available_if(lambda self: self._check_proba())
+    def predict_proba(self, X):
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes)
+            Rows sum to 1, except in multilabel problems: one probability per label.
+        """
+        (proba,) = self._read(X, lambda head, raw: head.inverse_link(raw))
+        if self._fitted.targets.problem != "binary":
+            return proba
+        if len(self.classes_) == 1:
+            return np.ones_like(proba)
+        return np.concatenate([1 - proba, proba], axis=1)
+
+    @available_if(lambda self: self._check_proba())
+    def predict_log_proba(self, X):
+        """Predict logarithms of class probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes)
+            ``log(predict_proba(X))``.
+        """
+        proba = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            return np.log(proba, out=proba)
+
+    def _learn(self, y, before, incremental):
+        if before is None:
+            targets, y = Labels.learn(y, self.classes_ if incremental else None)
+        else:
+            targets = before.targets
+            y = targets.encode(y, complete=not incremental)
+        self.classes_ = targets.classes
+        return targets, y
+
+    def _check_proba(self):
+        if hasattr(self, "_fitted") and not self._fitted.model.head.has_proba:
+            raise AttributeError(f"predict_proba is not available with loss={self.loss!r}.")
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

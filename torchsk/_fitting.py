@@ -1,0 +1,257 @@
+"""From checked rows to one job: start or go on, split, merge, scale, and choose who trains it."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+
+from torchsk._data import Data, is_mapped, merge_duplicates
+from torchsk._heads import Head
+from torchsk._mlp import draw_weights
+from torchsk._models import Fitted, MLPModel, Model
+from torchsk._modules import ModuleModel
+from torchsk._optimizers import class_of
+from torchsk._parameters import Settings, make_spec
+from torchsk._rows import Examples, MappedRows, as_rows, as_tensor, as_weight
+from torchsk._runtime import exact_dtype, resolve_device
+from torchsk._schedules import make_schedule
+from torchsk._solvers import is_scheduled
+from torchsk._standardizer import Standardizer
+from torchsk._targets import Targets
+from torchsk._training import Lane, Progress, SolverState, TrainingJob, Validation, lane_of
+
+# up to this many rows in one batch, duplicates are merged: k repeats = weight k, bit by bit
+MAX_ROWS_TO_MERGE = 1000
+
+
+def make_job(
+    estimator: Any,
+    data: Data,
+    held_out: Data | None,
+    targets: Targets,
+    head: Head,
+    before: Fitted | None,
+    *,
+    incremental: bool,
+) -> TrainingJob:
+    """Return the job of one call of fit, or (incremental) of partial_fit.
+
+    Parameters
+    ----------
+    estimator : TorchClassifier or TorchRegressor
+        Its parameters say how to train.
+    data, held_out : Data
+        Rows to train on, and rows that the user holds out.
+    targets : Targets
+    head : Head
+    before : Fitted or None
+        What the last call left, if this one goes on from there.
+    incremental : bool
+        Whether this is a call of partial_fit: one epoch of a run that has no end.
+    """
+    device, lane = resolve_device(estimator.device), choose_lane(estimator, targets)
+    if exact_dtype(device) != torch.float64 and lane.dtype == torch.float64:
+        raise ValueError(
+            f"device must be one that has float64 for solver={estimator.solver!r}; "
+            f"got device={estimator.device!r}."
+        )
+    rng = check_random_state(estimator.random_state)
+    early_stopping = bool(estimator.early_stopping and lane.has_epochs and not incremental)
+    model = _start(estimator, data, head, rng, before, str(device))
+    if not lane.has_epochs and (model.mixes_rows or held_out is not None):
+        what = "dropout" if model.mixes_rows else "X_val and y_val"
+        warnings.warn(f"solver={estimator.solver!r} makes no use of {what}.")
+    if early_stopping and held_out is None:
+        data, held_out = _split(data, estimator.validation_fraction, targets, rng)
+    n_rows = len(data)
+    settings = Settings.of(
+        estimator, n_rows, early_stopping=early_stopping, incremental=incremental
+    )
+    # one batch of all rows, in which neither order nor copies can matter
+    is_one_batch = n_rows <= min(MAX_ROWS_TO_MERGE, settings.batch_size)
+    if is_one_batch and head.per_sample and not (early_stopping or model.mixes_rows):
+        data = merge_duplicates(data)
+    if before is None and _standardizes(estimator):
+        model = _with_scalers(model, data)
+    head = model.head
+    if model.y_scaler is not None:
+        head = head.standardized(model.y_scaler.scale)
+    progress = Progress(early_stopping) if before is None else before.progress.copy()
+    progress.early_stopping = early_stopping
+    job = TrainingJob(
+        lane=lane,
+        model=model,
+        head=head,
+        rows=_examples(data, model, head, lane, device),
+        settings=settings,
+        schedule=make_schedule(
+            "constant" if class_of(estimator.learning_rate) else estimator.learning_rate,
+            settings.learning_rate_init,
+            power_t=estimator.power_t,
+            max_iter=estimator.max_iter,
+            scheduled=is_scheduled(estimator.solver),
+        ),
+        progress=progress,
+        rng=rng,
+        device=device,
+        n_rows_counted=n_rows,
+    )
+    if incremental and before is not None and before.state is not None:
+        _resume(job, before.state)
+    if held_out is not None and lane.has_epochs:
+        rows = _examples(held_out, model, head, lane, device, "_val")
+        job.validation = Validation(rows, _score(estimator, model, targets, progress, held_out))
+    return job
+
+
+def choose_lane(estimator: Any, targets: Targets) -> Lane:
+    """Return skorch's lane if the network, or something of torch's or skorch's, needs it."""
+    if (
+        estimator.module is None
+        and estimator.skorch_callbacks is None
+        and not callable(estimator.solver)
+        and class_of(estimator.learning_rate) is None
+    ):
+        return lane_of(estimator.solver)
+    from torchsk._skorch import SkorchLane
+
+    classes, callbacks = getattr(targets, "classes", None), estimator.skorch_callbacks or ()
+    n_classes = None if classes is None else len(classes)
+    return SkorchLane(estimator.solver, estimator.learning_rate, callbacks, n_classes)
+
+
+def _start(
+    estimator: Any,
+    data: Data,
+    head: Head,
+    rng: np.random.RandomState,
+    before: Fitted | None,
+    device: str,
+) -> Model:
+    """Return the network with its starting weights: drawn, or those of the last call."""
+    last = None if before is None else before.model
+    n_features, dtype = data.X.shape[1], data.X.dtype.name
+    if estimator.module is not None:
+        return ModuleModel.start(
+            estimator.module, estimator.module_params, n_features, head, rng, last, dtype, device
+        )
+    head = head.on_logits
+    spec = make_spec(
+        estimator.hidden_layer_sizes, estimator.activation, estimator.dropout, n_features,
+        head.n_outputs,
+    )  # fmt: skip
+    if last is None:
+        flat = draw_weights(spec, estimator.init, rng, estimator.activation)
+        return MLPModel(head, None, None, dtype, device, spec, flat)
+    if not isinstance(last, MLPModel) or spec.layer_sizes != last.spec.layer_sizes:
+        fitted = last.spec.layer_sizes if isinstance(last, MLPModel) else "a module"
+        raise ValueError(
+            "hidden_layer_sizes and the number of outputs must be those of the fitted model to "
+            f"train on; got layers {spec.layer_sizes}, fitted {fitted}."
+        )
+    return replace(last, spec=spec, head=head, device=device)
+
+
+def _split(
+    data: Data, fraction: float, targets: Targets, rng: np.random.RandomState
+) -> tuple[Data, Data]:
+    """Return (training rows, validation rows), split as scikit-learn's MLP does."""
+    if not fraction:
+        raise ValueError(
+            "validation_fraction must be in (0, 1) with early_stopping and without X_val; "
+            f"got validation_fraction={fraction!r}."
+        )
+    train, validation = train_test_split(
+        np.arange(len(data)),
+        random_state=rng,
+        test_size=fraction,
+        stratify=targets.stratify(data.y),
+    )
+    if len(validation) < 2:
+        raise ValueError(
+            "The validation set is too small. Increase 'validation_fraction' or the size of "
+            "your dataset."
+        )
+    training, held_out = data.take(train), data.take(validation)
+    for part, name in ((training, "training"), (held_out, "validation")):
+        if part.weight is not None and not part.weight.any():
+            raise ValueError(
+                f"sample_weight must not be all zero in the {name} rows of early_stopping."
+            )
+    return training, held_out
+
+
+def _standardizes(estimator: Any) -> bool:
+    """Return whether inputs, and targets where the loss allows it, are standardised."""
+    if estimator.standardize == "auto":
+        return estimator.module is None
+    return bool(estimator.standardize)
+
+
+def _with_scalers(model: Model, data: Data) -> Model:
+    """Return the model with the scalers of its first rows."""
+    x_scaler, y_scaler = Standardizer.fit(data.X, data.weight, "X"), None
+    if model.head.equivariant:
+        if abs(data.y).max() > np.finfo(model.dtype).max:
+            raise ValueError(
+                f"y must be within the range of {model.dtype}, the dtype of X, in which "
+                "predictions are returned: scale it, or give X as float64."
+            )
+        y_scaler = Standardizer.fit(data.y, data.weight, "y")
+        y_scaler = Standardizer(*model.head.standardization(y_scaler.mean, y_scaler.scale))
+    return replace(model, x_scaler=x_scaler, y_scaler=y_scaler)
+
+
+def _examples(
+    data: Data, model: Model, head: Head, lane: Lane, device: torch.device, suffix: str = ""
+) -> Examples:
+    """Return rows as training takes them; a suffix marks those that are held out."""
+    y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
+    target = head.encode(y)
+    if lane.reads_files and is_mapped(data.X):
+        X: Any = MappedRows(data.X, model.x_scaler, device, lane.dtype)
+    else:
+        X = as_rows(data.X, model.x_scaler, device, lane.dtype, "X" + suffix)
+    # rounded weights would make one of two equal validation scores the better one
+    dtype = exact_dtype(device) if suffix else lane.dtype
+    return Examples(
+        X,
+        torch.from_numpy(target).to(device)
+        if target.dtype.kind == "i"
+        else as_tensor(target, None, device, lane.dtype, "y" + suffix),
+        None if data.weight is None else as_weight(data.weight, device, dtype),
+    )
+
+
+def _resume(job: TrainingJob, state: SolverState) -> None:
+    """Go on with what the solver remembers, if the same lane has left it."""
+    if state.key == job.lane.key:
+        job.state = state
+        job.schedule.resume(state.epoch, state.rate, job.progress.n_samples_seen)
+
+
+def _score(
+    estimator: Any, model: Model, targets: Targets, progress: Progress, held_out: Data
+) -> str | Callable[[Model], float] | None:
+    """Return what early stopping watches: the head's score, the loss, or a user's scorer."""
+    if estimator.scoring is None or estimator.scoring == "loss":
+        return estimator.scoring
+    fitted = copy.copy(estimator)
+    fitted.__dict__.pop("feature_names_in_", None)
+    fitted._fitted = Fitted(model, targets, progress)
+    scorer = check_scoring(fitted, estimator.scoring)
+    X, y = held_out.X[:], targets.decode(held_out.y)
+    weights = {} if held_out.weight is None else {"sample_weight": held_out.weight}
+
+    def score(trained: Model) -> float:
+        fitted._fitted = Fitted(trained, targets, progress)
+        return scorer(fitted, X, y, **weights)
+
+    return score

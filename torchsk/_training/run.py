@@ -1,0 +1,147 @@
+"""The run of one job, in whichever lane: its epochs, its best weights, and how it ends."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.exceptions import ConvergenceWarning
+
+from torchsk._models import Model
+from torchsk._solvers import UPDATE_RULES
+from torchsk._training.jobs import SolverState, TrainingJob, TrainingResult
+from torchsk._training.progress import is_diverged, why_not_finite
+
+
+class Run:
+    """What is recorded after each epoch of a job, the best weights, and the ending.
+
+    Parameters
+    ----------
+    job : TrainingJob
+    copy_weights : callable
+        Returns a copy of the weights as they are now, in the lane's own form.
+    are_finite : callable
+        Returns whether all of them are finite.
+    """
+
+    def __init__(
+        self, job: TrainingJob, copy_weights: Callable[[], Any], are_finite: Callable[[], bool]
+    ):
+        self.job, self.n_iter = job, 0
+        self._copy_weights, self._are_finite = copy_weights, are_finite
+        #: kept by early stopping
+        self._best = copy_weights() if job.settings.early_stopping else None
+        #: None, "diverged", "stop" (told to, or no improvement), "max_iter" or "interrupted"
+        self.ending: str | None = None
+
+    def after_epoch(
+        self,
+        loss: float,
+        validation: tuple[float, float] | None,
+        model: Callable[[], Model],
+        told_to_stop: bool = False,
+    ) -> None:
+        """Record an epoch, and set `ending` if it is the last.
+
+        Parameters
+        ----------
+        loss : float
+            Training loss.
+        validation : tuple of float or None
+            (loss, score) of the held-out rows.
+        model : callable
+            Returns the model with the weights of this epoch.
+        told_to_stop : bool
+            Whether somebody has asked for it.
+        """
+        job, progress, settings = self.job, self.job.progress, self.job.settings
+        self.n_iter += 1
+        progress.n_samples_seen += job.n_rows_counted
+        is_best = progress.record(loss, validation, settings.tol)
+        if settings.verbose:
+            _report(self.n_iter, loss, validation)
+        if is_diverged(progress):
+            self.ending = "diverged"
+            return
+        if is_best and self._best is not None and self._are_finite():
+            self._best = self._copy_weights()
+        job.schedule.after_epoch(progress.n_samples_seen)
+        if job.on_epoch is not None and job.on_epoch(model):
+            told_to_stop = True
+        if self._is_on_plateau() or told_to_stop:
+            self.ending = "stop"
+        elif self.n_iter == settings.max_iter:
+            self.ending = "max_iter"
+
+    def _is_on_plateau(self) -> bool:
+        """Return whether the run no longer improves, and its schedule does not go on from there."""
+        schedule, progress, settings = self.job.schedule, self.job.progress, self.job.settings
+        words = progress.plateau(settings.tol, settings.n_iter_no_change)
+        if words is None:
+            return False
+        onwards = schedule.after_plateau()
+        if settings.verbose:
+            print(f"{words} {onwards or schedule.last_words}")
+        if onwards:
+            progress.n_no_improvement = 0
+        return not onwards
+
+    def best_weights(self) -> Any:
+        """Return the best weights, if early stopping has kept some; None: the last ones count.
+
+        Raises
+        ------
+        ValueError
+            If the loss, the score or a weight is not finite, and there is no finite best.
+        """
+        if self._best is None:
+            is_lost = self.ending == "diverged" or not self._are_finite()
+        else:
+            is_lost = self.ending == "diverged" and math.isinf(self.job.progress.best_score)
+        if is_lost:
+            raise ValueError(why_not_finite(self.job.progress, self.n_iter))
+        return self._best
+
+    def result(
+        self,
+        model: Model,
+        state: SolverState | None = None,
+        *,
+        loss: float | None = None,
+        warning: Warning | None = None,
+        net: Any = None,
+    ) -> TrainingResult:
+        """Return the result: the trained model, and what there is to say of the run.
+
+        Without a `loss` it is that of the last epoch.
+        """
+        progress = self.job.progress
+        if loss is None:
+            loss = progress.loss_curve[-1] if progress.loss_curve else math.nan
+        if self.ending == "diverged":
+            state = None  # moments of no use
+        warning = warning or self._warning()
+        return TrainingResult(model, progress, self.n_iter, loss, state, warning, net)
+
+    def _warning(self) -> Warning | None:
+        """Return what a user should know of the ending."""
+        if self.ending == "interrupted":
+            return UserWarning("Training interrupted by user.")
+        if self.ending == "diverged":
+            why = why_not_finite(self.job.progress, self.n_iter)
+            return ConvergenceWarning(f"{why} The best weights so far were kept.")
+        if self.ending != "max_iter" or self.job.settings.incremental:
+            return None
+        rule = UPDATE_RULES.get(self.job.settings.solver)
+        return ConvergenceWarning(
+            f"Stochastic Optimizer: Maximum iterations ({self.job.settings.max_iter}) reached and "
+            f"the optimization hasn't converged yet.{'' if rule is None else rule.advice}"
+        )
+
+
+def _report(n_iter: int, loss: float, validation: tuple[float, float] | None) -> None:
+    """Print one epoch, in scikit-learn's words."""
+    print(f"Iteration {n_iter}, loss = {loss:.8f}")
+    if validation is not None:
+        print(f"Validation score: {validation[1]:f}")
+        print(f"Validation loss: {validation[0]:.8f}")

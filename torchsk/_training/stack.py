@@ -1,0 +1,359 @@
+"""The one training loop, for a single network or for a stack of them.
+
+`StackLane` trains jobs of equal `stack_key` in lockstep, one row of a weight matrix per job. Every
+job has its own data, batches, learning rate, penalties and stopping rule; a job that ends leaves
+the stack. With one job the same code runs 2-D operations on the only row.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchsk._data import chunks
+from torchsk._heads import Head
+from torchsk._matmul import prefers_onednn
+from torchsk._mlp import Network
+from torchsk._models import Model
+from torchsk._rows import Rows
+from torchsk._runtime import exact_dtype, threads_for
+from torchsk._solvers import UPDATE_RULES, UpdateRule, as_column
+from torchsk._training.batches import Batch, Block, Plan, RowOrder, TrainingData
+from torchsk._training.jobs import (
+    Lane,
+    SolverState,
+    TrainingCancelled,
+    TrainingJob,
+    TrainingResult,
+    Validation,
+)
+from torchsk._training.run import Run
+
+# rows gathered at a time, in numbers (16 MB of float32): one epoch of small data, some batches of
+# large data
+BLOCK_SIZE = 4_000_000
+# numbers that the weights, gradients and batches of a stack may fill before they leave the cache
+CACHE_SIZE = 1_000_000
+# multiply-adds from which one wide product of models that share their batches beats small ones
+WIDE_SIZE = 4_000_000
+
+
+@dataclass(frozen=True)
+class StackLane(Lane):
+    """Trains the built-in network by an update rule, in float32, alone or in a stack."""
+
+    solver: str
+
+    @property
+    def key(self) -> str:
+        """The solver, whose moments are remembered."""
+        return self.solver
+
+    def stack_key(self, job: TrainingJob) -> Hashable | None:
+        """Return what jobs must share to train together; None for jobs that train alone."""
+        if not job.head.per_sample:
+            return None
+        rows, settings = job.rows, job.settings
+        n_batches = -(-rows.n_rows // settings.batch_size)
+        # one batch that holds all rows may be padded, up to twice its length
+        width = rows.n_rows.bit_length() if n_batches == 1 else settings.batch_size
+        return (
+            self, job.model.spec, job.head.stack_key, settings.nesterovs_momentum,
+            settings.shuffle, str(job.device), type(rows.X), settings.alpha > 0, n_batches, width,
+        )  # fmt: skip
+
+    def max_models(self, job: TrainingJob) -> int:
+        """Return how many models like this one a stack should hold at most."""
+        if job.device.type != "cpu":
+            return 1024
+        spec = job.model.spec
+        per_model = 3 * spec.n_params + 4 * job.settings.batch_size * sum(spec.layer_sizes)
+        return max(24, min(64, CACHE_SIZE // per_model))
+
+    def train(
+        self, jobs: Sequence[TrainingJob], should_stop: Callable[[], bool] | None = None
+    ) -> list[TrainingResult | Exception]:
+        """Train jobs of equal `stack_key` in lockstep."""
+        job = jobs[0]
+        # the products of a stack are small
+        size = job.settings.batch_size * job.model.n_multiply_adds if len(jobs) == 1 else 0
+        with threads_for(size, job.device), torch.no_grad():
+            return _Stack(jobs).run(should_stop)
+
+
+@dataclass
+class _Member:
+    """One job on its row of the stack."""
+
+    job: TrainingJob
+    #: where its outcome goes
+    slot: int
+    row: int
+    #: one object for models that share their batches
+    order: RowOrder
+    n_steps: int
+    run: Run = field(init=False)
+    generator: torch.Generator | None = None
+
+
+class _Stack:
+    """Models that train in lockstep."""
+
+    def __init__(self, jobs: Sequence[TrainingJob]):
+        first = jobs[0]
+        self.device, self.head, self.spec = first.device, first.head, first.model.spec
+        self.outcomes: list[TrainingResult | Exception] = [RuntimeError("not trained")] * len(jobs)
+        self.data = TrainingData(jobs)
+        slots: dict[RowOrder, list[int]] = {}
+        for i, order in enumerate(self.data.orders):
+            slots.setdefault(order, []).append(i)
+        # models that share their batches are neighbours
+        places = [(jobs[i], i, order) for order, group in slots.items() for i in group]
+        self.weights = self._to_device(np.stack([job.model.flat for job, *_ in places]))
+        no_moments = np.zeros((UPDATE_RULES[first.settings.solver].n_moments, self.spec.n_params))
+        moments = [no_moments if j.state is None else j.state.moments for j, *_ in places]
+        self.moments = self._to_device(np.stack(moments, axis=1))
+        self.members = [
+            _Member(job, slot, row, order, 0 if job.state is None else job.state.n_steps)
+            for row, (job, slot, order) in enumerate(places)
+        ]
+        for member in self.members:
+            member.run = Run(
+                member.job, partial(self._flat, member), partial(self._are_finite, member)
+            )
+            if any(self.spec.dropout):
+                seed = int(member.job.rng.randint(2**31 - 1))
+                # another seed at each call of partial_fit, whose random_state starts anew
+                member.generator = torch.Generator(self.device).manual_seed(seed + member.n_steps)
+        for order, group in slots.items():
+            if len(group) > 1:
+                order.rng = copy.deepcopy(order.rng)  # goes on when the first of them has ended
+        self._bind()
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.astype(np.float32)).to(self.device)
+
+    def _bind(self) -> None:
+        """(Re)build all that depends on which models are left."""
+        jobs = [member.job for member in self.members]
+        first, n_models = jobs[0], len(jobs)
+        self.gradient = torch.empty_like(self.weights)
+        row = 0 if n_models == 1 else slice(None)
+        #: numbers of neighbours that share their batches
+        self.n_sharing = [len(list(group)) for _, group in groupby(self._orders())]
+        self.groups = self.n_sharing if self._wide_pays() else None
+        self.network = Network(self.spec, self.weights[row], self.groups)
+        self.gradients = Network(self.spec, self.gradient[row], self.groups)
+        self.coefs = self.weights[:, : self.spec.n_coefs]
+        self.coef_gradients = self.gradient[:, : self.spec.n_coefs]
+        rule = UPDATE_RULES[first.settings.solver]
+        values = {
+            name: [getattr(job.settings, name) for job in jobs] for name in rule.hyper_parameters
+        }
+        self.rule: UpdateRule = rule(values, first.settings.nesterovs_momentum, self.weights)
+        self.moment_tables = self.moments.unbind()
+        self.is_penalised = first.settings.alpha > 0
+        self.alpha = as_column([job.settings.alpha for job in jobs], self.weights)
+        limits = [job.settings.max_grad_norm for job in jobs]
+        norms = [math.inf if limit is None else limit for limit in limits]
+        self.max_grad_norm = None if min(norms) == math.inf else as_column(norms, self.weights)
+        self.plan = Plan(
+            [len(order.rows) for order in self._orders()],
+            [job.settings.batch_size for job in jobs],
+            self.data.weight is not None,
+            self.device,
+        )
+        self.tiny = torch.tensor(1e-6, dtype=self.weights.dtype, device=self.device)
+        self._block_cache: dict[tuple[int, bool], Block] = {}
+
+    def run(self, should_stop: Callable[[], bool] | None) -> list[TrainingResult | Exception]:
+        """Train until every model has ended."""
+        try:
+            while self.members:
+                self._after_epoch(self._run_epoch(should_stop))
+        except KeyboardInterrupt:
+            if len(self.outcomes) > 1:
+                raise
+            (member,) = self.members
+            member.run.ending = "interrupted"
+            self._end(member)
+        return self.outcomes
+
+    # -- one epoch --
+
+    def _run_epoch(self, should_stop: Callable[[], bool] | None) -> list[float]:
+        """Pass once over all rows; return the training loss of every model."""
+        rate = np.array([member.job.schedule.rate for member in self.members])
+        if self.rule.decoupled:  # by the schedule's rate, without Adam's bias correction
+            alpha = np.array([member.job.settings.alpha for member in self.members])
+            self.decay = as_column(1 - rate * alpha, self.weights)
+        rates = self.rule.rates(
+            rate,
+            np.array([member.n_steps for member in self.members]),
+            self.plan.n_batches,
+        )
+        table = torch.tensor(rates, dtype=torch.float32, device=self.device)
+        steps = (table.squeeze(1) if len(self.members) == 1 else table.unsqueeze(2)).unbind()
+        dtype = exact_dtype(self.device)
+        loss = torch.zeros(len(self.members), dtype=dtype, device=self.device)
+        for block in self._blocks():
+            if should_stop is not None and should_stop():
+                raise TrainingCancelled
+            for i, batch in enumerate(block.batches, start=block.first):
+                self._step(batch, steps[i])
+            loss += block.loss()
+        for member in self.members:
+            member.n_steps += self.plan.n_batches
+        return loss.tolist()
+
+    def _blocks(self) -> Iterator[Block]:
+        """Gather the rows of the epoch, some batches at a time."""
+        n_batches, n_models = self.plan.n_batches, len(self.members)
+        n_groups = n_models if self.groups is None else len(self.groups)
+        per_row = n_groups * self.data.X.n_features + n_models * self.head.n_outputs
+        size = max(1, BLOCK_SIZE // (self.plan.batch_size * per_row))
+        changes = n_batches > 1  # one batch holds the same rows every epoch
+        index = None
+        if changes or not self._block_cache:
+            rows = [order.next_epoch() for order in dict.fromkeys(self._orders())]
+            table = self.plan.table(rows)
+            index = self.plan.arrange(np.repeat(table, self.n_sharing, axis=0))
+            by_group = index if self.groups is None else self.plan.arrange(table)
+        for first in range(0, n_batches, size):
+            stop = min(first + size, n_batches)
+            key = (stop - first, stop == n_batches)
+            if key not in self._block_cache:
+                self._block_cache[key] = Block(
+                    self.plan, self.data, self.head, n_groups, self.alpha, *key
+                )
+            block = self._block_cache[key]
+            if index is not None:
+                block.fill(index, by_group, first)
+            yield block
+
+    def _orders(self) -> Iterator[RowOrder]:
+        return (member.order for member in self.members)
+
+    def _wide_pays(self) -> bool:
+        """Return whether one product per group beats one per model in the first layer."""
+        n_models, n_groups = len(self.members), len(self.n_sharing)
+        fan_in, fan_out, *_ = self.spec.layer_sizes
+        size = fan_in * fan_out * n_models // n_groups * self.members[0].job.settings.batch_size
+        return n_models > n_groups and size >= WIDE_SIZE and prefers_onednn(self.weights, size)
+
+    def _step(self, batch: Batch, rate: Tensor) -> None:
+        """Update the weights of every model on one batch."""
+        tape = self.network.forward(batch.X, self._masks(batch), batch.out)
+        delta = self.head.residual(batch.raw, batch.target).mul_(batch.factor)
+        self.network.backward(delta.mT, tape, self.gradients)
+        if self.is_penalised and not self.rule.decoupled:
+            torch.linalg.vector_norm(self.coefs, dim=1, out=batch.norm)
+            self.coef_gradients.addcmul_(self.coefs, batch.penalty)
+        if self.max_grad_norm is not None:
+            # as torch.nn.utils.clip_grad_norm_, per model
+            norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
+            self.gradient.mul_((self.max_grad_norm / norm.add_(self.tiny)).clamp_(max=1.0))
+        if self.is_penalised and self.rule.decoupled:
+            self.coefs.mul_(self.decay)
+        self.rule.step_(self.weights, self.gradient, self.moment_tables, rate)
+
+    def _masks(self, batch: Batch) -> list[Tensor | None]:
+        """Draw this batch's dropout masks, from each model's own generator.
+
+        Padding draws nothing: a model of n_rows rows draws the masks that it would draw alone.
+        """
+        if self.members[0].generator is None:
+            return [None] * len(self.spec.dropout)
+        masks: list[Tensor | None] = []
+        for width, p in zip(self.spec.layer_sizes[1:], self.spec.dropout):
+            if p == 0:
+                masks.append(None)
+                continue
+            *lead, _, n_samples = batch.out.shape
+            mask = self.weights.new_zeros(*lead, width, n_samples)
+            for member, part, n in zip(self.members, mask if lead else [mask], batch.n_rows):
+                part[:, :n].bernoulli_(1 - p, generator=member.generator)
+            masks.append(mask.div_(1 - p))
+        return masks
+
+    # -- between epochs --
+
+    def _after_epoch(self, losses: list[float]) -> None:
+        """Record the epoch, and let the models leave that have ended."""
+        for member, loss in zip(list(self.members), losses):
+            try:
+                self._record(member, loss)
+            except Exception as error:  # diverged, or of a user's scorer, schedule or callback
+                self.outcomes[member.slot], member.slot = error, -1
+        if any(member.slot < 0 for member in self.members):
+            stay = [member.row for member in self.members if member.slot >= 0]
+            self.members = [self.members[row] for row in stay]
+            if self.members:
+                index = torch.tensor(stay, device=self.device)
+                self.weights = self.weights[index]
+                self.moments = self.moments[:, index]
+                for row, member in enumerate(self.members):
+                    member.row = row
+                self._bind()
+
+    def _flat(self, member: _Member) -> np.ndarray:
+        """Return a copy of the weights of one model."""
+        return self.weights[member.row].cpu().numpy().copy()
+
+    def _are_finite(self, member: _Member) -> bool:
+        """Return whether the weights of one model are finite."""
+        return bool(self.weights[member.row].isfinite().all())
+
+    def _record(self, member: _Member, loss: float) -> None:
+        """Record the epoch of one model, which ends with it or not."""
+        job = member.job
+
+        def model() -> Model:
+            return job.model.trained(self._flat(member))
+
+        validation = None
+        if job.validation is not None:
+            network = Network(self.spec, self.weights[member.row])
+            validation = validate(network, job.validation, self.head, model)
+        member.run.after_epoch(loss, validation, model)
+        if member.run.ending is not None:
+            self._end(member)
+
+    def _end(self, member: _Member) -> None:
+        """Take the result of a model that stops here."""
+        job, shuffler = member.job, member.order.rng
+        if shuffler is not None and shuffler is not job.rng:
+            job.rng.set_state(shuffler.get_state())  # as if it had shuffled by itself
+        best = member.run.best_weights()
+        flat = self._flat(member) if best is None else best
+        state = SolverState(
+            job.lane.key,
+            member.n_steps,
+            job.schedule.epoch,
+            job.schedule.rate,
+            self.moments[:, member.row].cpu().numpy().copy(),
+        )
+        self.outcomes[member.slot] = member.run.result(job.model.trained(flat), state)
+        member.slot = -1
+
+
+def predict_rows(network: Network, X: Rows) -> Tensor:
+    """Return raw outputs (n_rows, n_outputs), some rows at a time."""
+    parts = [
+        network.predict(X.part(rows))
+        for rows in chunks(X.n_rows, max(X.n_features, *network.widths), BLOCK_SIZE)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def validate(
+    network: Network, validation: Validation, head: Head, model: Callable[[], Model]
+) -> tuple[float, float]:
+    """Return (loss, score) on held-out rows."""
+    return validation.evaluate(predict_rows(network, validation.rows.X), head, model)
