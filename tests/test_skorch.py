@@ -32,6 +32,7 @@ from torchsk._modules import build_module
 from torchsk._optimizers import check_solver, class_of, make_options
 from torchsk._parameters import Settings
 from torchsk._training import TrainingCancelled
+from torchsk._training import TrainingCancelled
 
 
 def mlp(n_features, n_outputs, width=8):

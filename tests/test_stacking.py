@@ -836,7 +836,7 @@ def _random_task(seed):
     for _ in range(rng.randint(4)):
         key = [None, "a", "b", "c"][rng.randint(4)]
         X = torch.from_numpy(rng.rand(3, 2)).float()
-        job = Job(X, torch.ones(3, 1).double(), None, key, rng.choice([1.0, 1.0, 1.0, 1.0, -1.0]))
+        job = make_job(X, torch.ones(3, 1).double(), key, rng.choice([1.0] * 4 + [-1.0]))
         what = rng.randint(5)
         if what == 0:
             total += joblib.Parallel(n_jobs=2)([joblib.delayed(_stacking.train_job)(job)])

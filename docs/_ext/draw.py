@@ -29,90 +29,130 @@ def arrow(*points):
     return f'<path d="M{path}" fill="none" stroke="{LINE}" marker-end="url(#tip)"/>'
 
 
+def frame(x, y, width, height, label):
+    """Return a dashed frame around boxes, with a label at its lower edge."""
+    shape = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8"'
+    return (
+        f'{shape} fill="none" stroke="{LINE}" stroke-dasharray="5 4"/>\n'
+        f'<text x="{x + width / 2:g}" y="{y + height - 9:g}">{label}</text>'
+    )
+
+
 def save(name, title, width, height, parts):
     """Write a picture into _static."""
     text = "\n".join([HEAD.format(w=width, h=height, title=title), *parts, "</svg>\n"])
     (Path(__file__).parents[1] / "_static" / name).write_text(text)
 
 
-leaves = [
-    ("_heads", "a loss and all", "that follows"),
-    ("_mlp", "the network on", "weight tensors"),
-    ("_solvers", "update rules,", "schedules"),
-    ("_stopping", "when a fit ends"),
-    ("_tensors", "from numpy to torch", "and back"),
-]
+TOPS, HEIGHT = [20 + 94 * row for row in range(12)], 64
+
+
+def room(kind, row, x, width, name, *lines):
+    """Return the box of a file or folder in a row."""
+    return box(kind, x, TOPS[row], width, HEIGHT, name, *lines)
+
+
+def down(x, row, to_row):
+    """Return a vertical arrow from a box of one row to a box of another."""
+    return arrow((x, TOPS[row] + HEIGHT), (x, TOPS[to_row]))
+
+
+# every arrow is an import; those of a box to the dashed frame are of at least one room in it
 rooms = [
-    box("top", 20, 30, 190, 70, "_convert", "to and from sklearn's MLP"),
-    box("top", 270, 30, 270, 70, "_estimators", "TorchClassifier, TorchRegressor"),
-    box("view", 690, 30, 210, 70, "_compare", "several estimators on", "the same folds"),
-    box("top", 270, 140, 270, 70, "_base", "validate, make a job, keep the result"),
-    box("top", 20, 140, 190, 70, "_parameters", "what each may be"),
-    box("view", 690, 140, 210, 70, "_displays", "loss curves, comparisons"),
-    box("middle", 20, 260, 190, 70, "_stacking", "the joblib backend:", "fits meet"),
-    box("middle", 250, 260, 190, 70, "_skorch", "the lane of skorch"),
-    box("middle", 500, 260, 180, 70, "_modules", "a module of yours,", "fitted"),
-    box("middle", 720, 260, 180, 70, "_models", "a fitted network:", "arrays, and predict"),
-    box("middle", 20, 370, 290, 70, "_training", "the one loop, for one network", "or a hundred"),
-    box("middle", 380, 370, 240, 70, "_optimizers", "update rules as torch's optimizers"),
-    box("middle", 20, 480, 140, 70, "_batches", "the rows of", "each step"),
-    box("middle", 170, 480, 140, 70, "_lbfgs", "all rows at once"),
-    box("middle", 20, 590, 400, 60, "_jobs", "what training gets, and the book of epochs"),
-    arrow((210, 65), (270, 65)),
-    arrow((405, 100), (405, 140)),
-    arrow((270, 175), (210, 175)),
-    arrow((795, 100), (795, 140)),
-    arrow((290, 210), (150, 260)),
-    arrow((345, 210), (345, 260)),
-    arrow((480, 210), (570, 260)),
-    arrow((530, 210), (740, 260)),
-    arrow((440, 295), (500, 295)),
-    arrow((680, 295), (720, 295)),
-    arrow((115, 330), (115, 370)),
-    arrow((410, 330), (410, 370)),
-    arrow((345, 330), (345, 590)),
-    arrow((90, 440), (90, 480)),
-    arrow((240, 440), (240, 480)),
-    arrow((90, 550), (90, 590)),
-    arrow((240, 550), (240, 590)),
-    f'<path d="M220 650 V680 M500 440 V680 M810 330 V680" fill="none" stroke="{LINE}"/>',
-]
-for i, leaf in enumerate(leaves):
-    x = 20 + 180 * i
-    rooms += [arrow((500, 680), (x + 80, 680), (x + 80, 710)), box("leaf", x, 710, 160, 80, *leaf)]
-rooms += [
-    box("leaf", 110, 830, 170, 60, "_matmul", "the faster of two kernels"),
-    box("leaf", 300, 830, 200, 60, "_random", "torch's generators, borrowed"),
-    box("leaf", 660, 830, 240, 60, "_sklearn_compat", "scikit-learn's private names"),
-    arrow((240, 790), (210, 830)),
-    arrow((310, 790), (360, 830)),
-    arrow((820, 790), (820, 830)),
-]
-save("rooms.svg", "The private files of torchsk and who imports whom", 920, 910, rooms)
+    room("top", 0, 20, 580, "_convert", "to and from scikit-learn's MLP"),
+    room("view", 0, 680, 220, "_compare", "several estimators,", "the same folds"),
+    room("top", 1, 20, 280, "_classifier", "TorchClassifier: labels"),
+    room("top", 1, 320, 280, "_regressor", "TorchRegressor: numbers"),
+    room("view", 1, 680, 220, "_displays", "loss curves, comparisons"),
+    room("top", 2, 20, 880, "_base", "both estimators: check, hand over, keep what is fitted"),
+    room("top", 3, 20, 320, "_fitting", "from checked rows to one job"),
+    room("middle", 3, 380, 260, "_stacking", "the joblib backend: fits meet"),
+    room("top", 3, 680, 220, "_targets", "what y means:", "Labels, Numbers"),
+    room("middle", 4, 20, 250, "_skorch", "the lane of skorch"),
+    room("middle", 5, 200, 480, "_training", "jobs, runs, the lanes of stacks and of lbfgs"),
+    room("middle", 6, 20, 130, "_optimizers", "update rules as", "torch's own"),
+    room("middle", 6, 165, 180, "_modules", "ModuleModel:", "a module of yours"),
+    room("middle", 7, 165, 245, "_models", "Model, MLPModel: rows to", "raw outputs; Fitted"),
+    room("middle", 7, 460, 150, "_parameters", "what each may be;", "Settings"),
+    room("leaf", 8, 225, 185, "_mlp", "the built-in network:", "forward, backward"),
+    room("leaf", 8, 640, 180, "_rows", "on a device;", "Examples"),
+    room("leaf", 9, 300, 110, "_matmul", "the faster of", "two kernels"),
+    room("leaf", 9, 640, 180, "_standardizer", "centre and scale"),
+    room("leaf", 10, 700, 200, "_data", "checked rows on the host"),
+    frame(20, TOPS[10], 640, 98, "the tables: one row for each name"),
+    box("leaf", 30, TOPS[10] + 9, 118, HEIGHT, "_solvers", "update rules"),
+    box("leaf", 156, TOPS[10] + 9, 100, HEIGHT, "_heads", "a loss and all", "that follows"),
+    box("leaf", 264, TOPS[10] + 9, 132, HEIGHT, "_activations", "and their", "derivatives"),
+    box("leaf", 404, TOPS[10] + 9, 246, HEIGHT, "_schedules", "the rate of each epoch"),
+    box("leaf", 20, TOPS[11] + 40, 430, HEIGHT, "_runtime", "torch's devices, threads, generators",
+        "(used by many rooms)"),
+    box("leaf", 470, TOPS[11] + 40, 430, HEIGHT, "_sklearn_compat", "scikit-learn's private names",
+        "(used by many rooms)"),
+    down(160, 0, 1),  # _convert
+    down(460, 0, 1),
+    down(790, 0, 1),  # _compare
+    down(160, 1, 2),  # the estimators
+    down(460, 1, 2),
+    down(180, 2, 3),  # _base
+    down(510, 2, 3),
+    down(790, 2, 3),
+    down(145, 3, 4),  # _fitting
+    down(305, 3, 5),
+    down(510, 3, 5),  # _stacking
+    down(860, 3, 10),  # _targets
+    down(85, 4, 6),  # _skorch
+    down(182, 4, 6),
+    down(235, 4, 5),
+    down(378, 5, 7),  # _training
+    down(435, 5, 10),
+    down(535, 5, 7),
+    down(660, 5, 8),
+    down(85, 6, 10),  # _optimizers
+    down(255, 6, 7),  # _modules
+    down(195, 7, 10),  # _models
+    down(317, 7, 8),
+    down(535, 7, 10),  # _parameters
+    down(275, 8, 10),  # _mlp
+    down(355, 8, 9),
+    down(730, 8, 9),  # _rows
+    down(760, 9, 10),  # _standardizer
+]  # fmt: skip
+save("rooms.svg", "The private files of torchsk and who imports whom", 920, TOPS[11] + 124, rooms)
 
 steps = [
     ("view", "X, y", "arrays, frames,", "sparse matrices"),
-    ("top", "validate", "shapes, dtypes,", "classes, weights"),
-    ("leaf", "head", "encodes y,", "says n_outputs"),
-    ("leaf", "tensors", "float32, device,", "standardised"),
-    ("middle", "TrainingJob", "data, weights, head,", "network, parameters"),
+    ("top", "check", "shapes and dtypes,", "as scikit-learn does"),
+    ("top", "targets", "what y means;", "y as codes or numbers"),
+    ("leaf", "head", "the domain of y;", "how many outputs"),
+    ("top", "make_job", "first weights, scalers,", "rows, settings, lane"),
 ]
-way = [box(kind, 20 + 180 * i, 30, 160, 80, *text) for i, (kind, *text) in enumerate(steps)]
-way += [arrow((x, 70), (x + 20, 70)) for x in (180, 360, 540, 720)]
+way = [box(kind, 20 + 180 * i, 20, 160, 80, *text) for i, (kind, *text) in enumerate(steps)]
+way += [arrow((x, 60), (x + 20, 60)) for x in (180, 360, 540, 720)]
 train = [
-    "each epoch: shuffle; each batch: forward, residual,",
-    "backward, clip, update; then stop or go on.",
+    "each batch: forward, residual, backward,",
+    "clip, update; after each epoch a Run",
+    "records it and says: stop, or go on.",
+    "(lbfgs: all rows at once, no epochs)",
     "One job alone, or a stack of jobs.",
 ]
-attributes = [
-    "coefs_, intercepts_, loss_curve_, n_iter_, classes_:",
-    "numpy arrays and numbers, with the standardisation",
-    "folded into the weights",
+result = [
+    "the trained model,",
+    "the record of its epochs,",
+    "what the solver remembers,",
+    "a warning, if there is one",
+]
+fitted = [
+    "model, targets, progress, state:",
+    "what predict and the next partial_fit",
+    "need; coefs_, loss_curve_ and the",
+    "other attributes come from it",
 ]
 way += [
-    box("middle", 500, 180, 400, 110, "train(jobs)", *train),
-    box("top", 20, 180, 400, 110, "fitted attributes", *attributes),
-    arrow((820, 110), (820, 180)),
-    arrow((500, 235), (420, 235)),
+    box("middle", 610, 150, 290, 130, "lane.train(jobs)", *train),
+    box("middle", 330, 150, 230, 130, "TrainingResult", *result),
+    box("top", 20, 150, 260, 130, "Fitted", *fitted),
+    arrow((820, 100), (820, 150)),
+    arrow((610, 215), (560, 215)),
+    arrow((330, 215), (280, 215)),
 ]
-save("way_of_the_data.svg", "What happens to X and y in fit", 920, 320, way)
+save("way_of_the_data.svg", "What happens to X and y in fit", 920, 300, way)
