@@ -399,7 +399,7 @@ print(json.dumps({
 
 def test_the_page_about_dask(tmp_path):
     pytest.importorskip("distributed")
-    *blocks, close = page_blocks(Path(__file__).parents[1] / "docs" / "distributed.rst")
+    *blocks, close = page_blocks(Path(__file__).parents[2] / "docs" / "distributed.rst")
     body = textwrap.indent("\n".join([*blocks, COMPARED, close]), "    ")
     script = tmp_path / "page.py"
     script.write_text(f"import json\n\nif __name__ == '__main__':\n{body}\n")

@@ -9,7 +9,7 @@ import pytest
 
 from torchsk._mlp import ACTIVATIONS
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture

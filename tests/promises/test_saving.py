@@ -1,6 +1,6 @@
 """A fitted estimator is a small thing that can be kept, sent, and read without fear.
 
-`python tests/test_saving.py` writes tests/data anew.
+`python tests/promises/test_saving.py` writes tests/data anew.
 """
 
 import copy
@@ -33,7 +33,7 @@ from torchsk import TorchClassifier, TorchRegressor
 
 sio = pytest.importorskip("skops.io")
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 CLASSIFIERS = {
     "plain": {},
     "no scaler": {"standardize": False},

@@ -79,7 +79,7 @@ def test_every_test_of_this_mark_on_a_simulated_accelerator():
         pytest.skip("this is that process")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "device", "-p", "no:cacheprovider", "tests"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"TORCHSK_DEVICE": simulated_device.NAME},
         capture_output=True,
         text=True,

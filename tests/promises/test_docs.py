@@ -11,7 +11,7 @@ from numpydoc.validate import validate
 
 import torchsk
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
 # numpydoc checks that are not asked for, and why.
 NOT_ASKED = {

@@ -1,6 +1,6 @@
 """What goes in may be anything: it is fitted, or refused with words that help.
 
-`TORCHSK_EXAMPLES=20000 pytest -m slow tests/test_robustness.py` tries more than the usual run does.
+`TORCHSK_EXAMPLES=20000 pytest -m slow -k more_of_anything` tries more than the usual run does.
 """
 
 import os
