@@ -1,13 +1,19 @@
 """What every test file shares: one thread, no window, and small data sets loaded once."""
 
 import os
+import signal
+import time
 
 import matplotlib
 import numpy as np
 import pytest
 import simulated_device
 import torch
+from networks import Classifier, Regressor, threads_of_torchsk
 from sklearn import datasets
+from sklearn.model_selection import train_test_split
+
+SECONDS_BEFORE_DEADLOCK = 60
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # more threads cost more than they give at these sizes
@@ -73,3 +79,49 @@ def diabetes():
 def friedman1():
     """200 x 10, a smooth nonlinear target of the first five features."""
     return _read_only(*datasets.make_friedman1(200, noise=0.5, random_state=0))
+
+
+@pytest.fixture(scope="session")
+def clf(iris):
+    """A fitted classifier: do not change."""
+    return Classifier().fit(*iris)
+
+
+@pytest.fixture(scope="session")
+def reg(diabetes):
+    """A fitted regressor: do not change."""
+    return Regressor().fit(*diabetes)
+
+
+@pytest.fixture(scope="session")
+def halves(breast_cancer):
+    """X, y, X_val, y_val."""
+    X, X_val, y, y_val = train_test_split(*breast_cancer, test_size=0.4, random_state=0)
+    return X, y, X_val, y_val
+
+
+@pytest.fixture
+def no_deadlock():
+    """Interrupt a test that hangs, where the platform can."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def fail(signum, frame):
+        raise TimeoutError("deadlock?")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(SECONDS_BEFORE_DEADLOCK)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def no_thread_left():
+    """No test leaves one of the backend's threads behind."""
+    yield
+    deadline = time.monotonic() + 5
+    while threads_of_torchsk() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not threads_of_torchsk()

@@ -5,10 +5,13 @@ import re
 import joblib
 import numpy as np
 import pytest
+from networks import Classifier, mlp
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import FitFailedWarning
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import Pipeline
+from sklearn.model_selection import (
+    GridSearchCV,
+)
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
@@ -236,3 +239,97 @@ def test_an_error_in_a_callback_fails_that_fit_only(lane, stacked, iris):
     ends = [event for event in recorder.events if event[0] == "teardown"]
     assert len(ends) == N_FITS  # also of the fits that failed
     assert search.score(*iris) > 0.5
+
+
+# -- one estimator alone ---------------------------------------------------------------------------
+
+
+def test_scoring_monitor_scores_every_epoch(iris):
+    X, y = iris
+    monitor = ScoringMonitor(scoring="accuracy")
+    model = Classifier(max_iter=7).set_callbacks(monitor).fit(X, y)
+    rows = monitor.get_logs().data
+    epochs = [row for row in rows if row["task_name"] == "epoch"]
+    assert len(epochs) == 7
+    assert epochs[-1]["accuracy"] == rows[-1]["accuracy"] == model.score(X, y)
+    assert epochs[0]["accuracy"] < epochs[-1]["accuracy"]  # the weights of that epoch
+    plain = Classifier(max_iter=7).fit(X, y)
+    np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
+    assert not [name for name in vars(model) if "callback_" in name and "ctx" in name]
+
+
+def test_scoring_monitor_weighs_and_sees_raw_data(breast_cancer):
+    X, y = breast_cancer
+    weight = np.where(y == 0, 5.0, 1.0)
+    labels = np.array(["no", "yes"])[y]
+    monitor = ScoringMonitor(scoring="accuracy")
+    model = Classifier(max_iter=3).set_callbacks(monitor).fit(X, labels, weight)
+    assert monitor.get_logs().data[-1]["accuracy"] == model.score(X, labels, weight)
+
+
+def test_scoring_monitor_in_a_search_over_pipelines(iris):
+    X, y = iris
+    monitor = ScoringMonitor(scoring="accuracy")
+    pipe = make_pipeline(StandardScaler(), Classifier(max_iter=3).set_callbacks(monitor))
+    GridSearchCV(pipe, {"torchclassifier__alpha": [1e-4, 1.0]}, cv=2).fit(X, y)
+    rows = monitor.get_logs().data
+    assert sum(row["task_name"] == "epoch" for row in rows) == (4 + 1) * 3
+
+
+@pytest.mark.parametrize("where", ["alone", "pipeline", "search"])
+def test_progress_bar(where, iris, capsys):
+    pytest.importorskip("rich")
+    model = {
+        "alone": Classifier(max_iter=3),
+        "pipeline": make_pipeline(StandardScaler(), Classifier(max_iter=3)),
+        "search": GridSearchCV(Classifier(max_iter=3), {"alpha": [1e-4, 1.0]}, cv=2),
+    }[where]
+    model.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(*iris)
+    assert "TorchClassifier" in capsys.readouterr().out
+    assert model.score(*iris) > 0.5
+
+
+class Stop:
+    """Ends the fit after some epochs."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+        self.seen = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        self.seen.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
+        self.seen.append((context.task_name, fitted_estimator.predict_proba(X[:2]).shape))
+        return context.task_name == "epoch" and len(self.seen) == self.n_epochs
+
+
+def test_a_callback_stops_the_fit(iris):
+    stop = Stop(3)
+    model = Classifier().set_callbacks(stop).fit(*iris)
+    assert model.n_iter_ == len(model.loss_curve_) == 3
+    assert [event[0] for event in stop.seen[:-1]] == ["epoch"] * 3 + ["fit"]
+    assert stop.seen[-1] == "teardown"
+
+
+def test_callbacks_are_torn_down_after_an_error(iris):
+    stop = Stop(3)
+    model = Classifier(learning_rate_init=1e30, max_grad_norm=None, activation="identity")
+    with pytest.raises(ValueError, match="diverged"):
+        model.set_callbacks(stop).fit(*iris)
+    assert stop.seen[-1] == "teardown"
+
+
+def test_scikit_learns_callbacks(iris):
+    monitor = ScoringMonitor(scoring="accuracy")
+    clf = TorchClassifier(module=mlp, max_iter=4, random_state=0).set_callbacks(monitor).fit(*iris)
+    epochs = [row for row in monitor.get_logs().data if row["task_name"] == "epoch"]
+    assert len(epochs) == 4
+    assert epochs[-1]["accuracy"] == clf.score(*iris)
+    assert len({row["accuracy"] for row in epochs}) > 1  # the weights of each epoch

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from networks import Small
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import (
     check_all_zero_sample_weights_error,
@@ -68,3 +69,14 @@ def test_no_check_is_skipped_with_the_array_api():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["passed", "passed"]
+
+
+# -- a module --------------------------------------------------------------------------------------
+
+
+SMALL = {"module": Small, "max_iter": 100, "solver": "adam", "learning_rate_init": 0.01}
+
+
+@parametrize_with_checks([TorchClassifier(**SMALL), TorchRegressor(**SMALL, standardize=True)])
+def test_check_estimator(estimator, check):
+    check(estimator)

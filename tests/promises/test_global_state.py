@@ -12,7 +12,11 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from sklearn.model_selection import GridSearchCV
+from networks import Classifier, mlp
+from sklearn.base import clone
+from sklearn.model_selection import (
+    GridSearchCV,
+)
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
@@ -174,6 +178,7 @@ def test_the_regressor_leaves_nothing_changed(diabetes, unusual_state):
 
 # -- two at once -----------------------------------------------------------------------------------
 
+
 ALONE = {
     "plain": TorchClassifier((8,), max_iter=20, random_state=0),
     "batches": TorchClassifier((8,), batch_size=7, solver="adam", max_iter=10, random_state=1),
@@ -253,3 +258,67 @@ def test_the_default_device_does_not_matter(params, iris):
     expected = net.fit(X, y).predict_proba(X)
     with torch.device("meta"):
         np.testing.assert_array_equal(net.fit(X, y).predict_proba(X), expected)
+
+
+# -- what others have set does not matter ----------------------------------------------------------
+
+
+def _global_state():
+    return (
+        torch.random.get_rng_state().tolist(),
+        [np.asarray(part).tolist() for part in np.random.get_state()],  # noqa: NPY002
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        np.geterr(),
+    )
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"dropout": 0.3},
+        {"init": nn.init.normal_, "early_stopping": True},
+        {"solver": "lbfgs"},
+        {"activation": nn.RReLU, "loss": "focal"},
+        {"init": fail},
+        {"learning_rate_init": 1e30, "max_grad_norm": None, "activation": "identity"},
+    ],
+    ids=str,
+)
+def test_global_state_is_left_alone(params, iris):
+    X, y = iris
+    before = _global_state()
+    try:
+        Classifier(max_iter=3, **params).fit(X, y).predict(X)
+    except (ValueError, RuntimeError):
+        pass
+    assert _global_state() == before
+
+
+@pytest.mark.parametrize("params", [{"dropout": 0.3}, {"solver": "lbfgs"}, {"activation": nn.CELU}])
+def test_global_state_does_not_matter(params, iris):
+    X, y = iris
+    estimator = Classifier(max_iter=10, early_stopping=True, **params)
+    expected = clone(estimator).fit(X, y).predict_proba(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = clone(estimator).fit(X, y).predict_proba(X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(result, expected)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            result = clone(estimator).fit(X, y).predict_proba(X)
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_default_dtype_of_the_user_is_not_that_of_training(iris):
+    torch.set_default_dtype(torch.float64)
+    try:
+        clf = TorchClassifier(module=mlp, max_iter=2).fit(*iris)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert clf.module_[0].weight.dtype == torch.float32

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -16,9 +17,13 @@ import pytest
 import scipy.sparse as sp
 import torch
 from joblib import Parallel, delayed
+from networks import Classifier, Net, mlp
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
-from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.model_selection import (
+    GridSearchCV,
+    cross_validate,
+)
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
@@ -47,7 +52,7 @@ REGRESSORS = {
 NETS = {"classifier": CLASSIFIERS, "regressor": REGRESSORS}
 IN_A_PROCESS = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import torch
 torch.set_num_threads(1)
 from test_reproducible import fingerprints
@@ -120,10 +125,11 @@ def test_in_workers(backend, expected):
 
 
 def test_in_another_process(expected):
-    here = os.path.dirname(__file__)
+    here = Path(__file__).parent
     out = subprocess.run(
-        [sys.executable, "-c", IN_A_PROCESS, here], capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-c", IN_A_PROCESS, here, here.parent],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert out.returncode == 0, out.stderr
     assert out.stdout.split() == expected
 
@@ -267,7 +273,7 @@ def test_two_searches_at_once_in_threads(iris):
     assert together == alone
 
 
-class Net(nn.Module):
+class Dropped(nn.Module):
     def __init__(self, n_features, n_outputs):
         super().__init__()
         self.layers = nn.Sequential(
@@ -280,7 +286,7 @@ class Net(nn.Module):
 
 def fit_module(seed):
     X, y = data("classifier")
-    return TorchClassifier(module=Net, max_iter=4, random_state=seed).fit(X, y).predict_proba(X)
+    return TorchClassifier(module=Dropped, max_iter=4, random_state=seed).fit(X, y).predict_proba(X)
 
 
 @pytest.mark.parametrize("backend", ["loky", "threading", "torchsk"])
@@ -290,3 +296,74 @@ def test_modules_in_workers(backend):
         found = Parallel()(delayed(fit_module)(seed) for seed in range(3))
     for a, b in zip(alone, found):
         np.testing.assert_array_equal(a, b)
+
+
+# -- one seed, another seed, a stream of them ------------------------------------------------------
+
+
+def test_same_random_state_same_model(wine):
+    X, y = wine
+    first, again, other = (
+        Classifier(random_state=seed, dropout=0.2).fit(X, y) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.coefs_[0], again.coefs_[0])
+    assert abs(first.coefs_[0] - other.coefs_[0]).max() > 0.01
+    stream = np.random.RandomState(0)
+    from_stream = Classifier(random_state=stream, dropout=0.2)
+    np.testing.assert_array_equal(from_stream.fit(X, y).coefs_[0], first.coefs_[0])
+    assert abs(from_stream.fit(X, y).coefs_[0] - first.coefs_[0]).max() > 0.01
+
+
+def test_fits_in_threads_do_not_meet(wine):
+    X, y = wine
+
+    def fit(seed):
+        return Classifier(random_state=seed, dropout=0.2, init=nn.init.normal_).fit(X, y).coefs_[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for seed, coef in enumerate(pool.map(fit, range(4))):
+            np.testing.assert_array_equal(coef, fit(seed))
+
+
+@pytest.mark.parametrize("module", [mlp, Net])
+def test_random_state(iris, module):
+    X, y = iris
+    est = TorchClassifier(module=module, max_iter=4, random_state=5, batch_size=40)
+    state = torch.get_rng_state(), pickle.dumps(np.random.mtrand._rand)
+    first, second = clone(est).fit(X, y), clone(est).fit(X, y)
+    other = clone(est).set_params(random_state=6).fit(X, y)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert pickle.dumps(np.random.mtrand._rand) == state[1]
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    assert not np.allclose(first.predict_proba(X), other.predict_proba(X))
+    with torch.no_grad():
+        np.testing.assert_array_equal(clone(est).fit(X, y).predict_proba(X), first.predict_proba(X))
+    results = {}
+    threads = [
+        threading.Thread(target=lambda i=i: results.update({i: clone(est).fit(X, y)}))
+        for i in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for fitted in results.values():
+        np.testing.assert_array_equal(fitted.predict_proba(X), first.predict_proba(X))
+
+
+def test_dropout_differs_between_calls_of_partial_fit():
+    X, y = np.ones((64, 3)), np.zeros(64)
+    seen = []
+
+    class Watch(nn.Dropout):
+        def forward(self, X):
+            out = super().forward(X)
+            if self.training:
+                seen.append(out.detach().clone())
+            return out
+
+    reg = TorchRegressor(
+        module=lambda n, k: nn.Sequential(Watch(0.5), nn.Linear(n, k)), random_state=0
+    )
+    reg.partial_fit(X, y).partial_fit(X, y)
+    assert not torch.equal(*seen)

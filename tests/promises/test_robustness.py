@@ -7,7 +7,6 @@ import os
 import re
 import warnings
 
-import joblib
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -15,15 +14,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
-from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
 
 N_EXAMPLES = int(os.environ.get("TORCHSK_EXAMPLES", "0"))
 
+
 # -- whatever comes --------------------------------------------------------------------------------
+
 
 COLUMNS = {
     "normal": lambda rng, n: rng.normal(size=n),
@@ -311,31 +309,6 @@ def test_ten_thousand_features(as_sparse):
         check_predictions(net, X, 30, y)
 
 
-def test_words_that_name_the_argument(iris):
-    X, y = iris
-    net = TorchClassifier((3,), max_iter=2, random_state=0)
-    for class_weight in ({0: -1, 1: 1, 2: 1}, {0: np.nan}, {0: np.inf}, dict.fromkeys(range(3), 0)):
-        with pytest.raises(ValueError, match=r"^sample_weight, times class_weight, must be >= 0"):
-            clone(net).set_params(class_weight=class_weight).fit(X, y)
-    for weight in (np.full(150, 1.7e308), np.full(150, 1e-300)):
-        with pytest.raises(ValueError, match=r"^sample_weight, .* sum that float32 can divide by"):
-            clone(net).fit(X, y, weight)
-    net.fit(X, y)
-    with pytest.raises(ValueError, match=r"^X must give outputs within the range of float64"):
-        net.set_params(activation="identity").fit(X, y).predict(np.full((1, 4), 1.7e308))
-    large = TorchRegressor(hidden_layer_sizes=(), max_iter=2, random_state=0)
-    with pytest.raises(ValueError, match=r"^y must be within the range of float32.*X as float64"):
-        large.fit(X.astype(np.float32), X[:, 0] * 1e100)
-    assert np.isfinite(large.fit(X, X[:, 0] * 1e100).predict(X)).all()
-
-
-def test_a_class_without_weight_may_be_balanced(iris):
-    X, y = iris
-    net = TorchClassifier((5,), class_weight="balanced", max_iter=50, random_state=0)
-    net.fit(X, y, np.where(y == 0, 0.0, 1.0))
-    assert set(net.predict(X[y > 0])) == {1, 2}
-
-
 def test_entries_of_a_sparse_matrix_that_are_stored_in_parts():
     rng = np.random.RandomState(0)
     X = rng.normal(size=(20, 3))
@@ -355,175 +328,3 @@ def test_entries_of_a_sparse_matrix_that_are_stored_in_parts():
         expected = clone(net).fit(make(X), X[:, 0]).predict(make(X))
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
         assert len(doubled.data) == 2 * X.size  # the caller's matrix is as it was
-
-
-def test_a_score_that_is_not_a_number_is_called_so(iris):
-    def scorer(net, X, y):
-        return np.nan
-
-    with pytest.raises(ValueError, match="The validation score was not finite in epoch 1"):
-        TorchClassifier(early_stopping=True, scoring=scorer, random_state=0).fit(*iris)
-
-
-# -- numbers ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def plane():
-    """200 x 3 standard normal rows and a linear target of unit spread."""
-    rng = np.random.RandomState(0)
-    X = rng.normal(size=(200, 3))
-    return X, X @ [0.6, -0.6, 0.5]
-
-
-UNITS = {
-    "far features": (lambda X: X + 1e9, lambda y: y),
-    "tiny features": (lambda X: X * 1e-30, lambda y: y),
-    "huge features": (lambda X: X * 1e30, lambda y: y),
-    "features of all sizes": (lambda X: X * [1e-30, 1.0, 1e30] + [0, 1e9, 0], lambda y: y),
-    "far target": (lambda X: X, lambda y: 1e6 + 1e-4 * y),
-    "tiny target": (lambda X: X, lambda y: 1e-30 * y),
-    "huge target": (lambda X: X, lambda y: 1e30 * y),
-    "largest that can be squared": (lambda X: X * 1e150, lambda y: 1e150 * y),
-    "smallest that can be squared": (lambda X: X * 1e-150, lambda y: 1e-150 * y),
-}
-
-
-@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
-@pytest.mark.parametrize("unit", UNITS)
-def test_units_do_not_matter(unit, solver, plane):
-    X, y = plane
-    change_X, change_y = UNITS[unit]
-    for loss in ("squared_error", "absolute_error", "quantile", "gaussian"):
-        if (loss, solver) == ("gaussian", "lbfgs"):
-            continue  # its minimum is a deviation of 0
-        net = TorchRegressor(
-            loss, (), solver=solver, max_iter=60, learning_rate="cosine", random_state=0
-        )
-        net.fit(change_X(X), change_y(y))
-        plain = clone(net).fit(X, y)
-        assert plain.score(X, y) > (0.9 if loss != "quantile" else 0.7)
-        got, expected = net.predict(change_X(X)), change_y(plain.predict(X))
-        spread = np.ptp(change_y(y))
-        assert abs(got - expected).max() < 1e-3 * spread
-        assert got.dtype == np.float64
-
-
-def test_labels_of_far_features(plane):
-    X, y = plane
-    net = TorchClassifier((), random_state=0).fit(1e9 + X, y > 0)
-    assert net.score(1e9 + X, y > 0) > 0.97
-
-
-# -- divergence ------------------------------------------------------------------------------------
-
-WILD = {"learning_rate_init": 1e7, "max_grad_norm": None, "standardize": False}
-NO_WAY = r"Training diverged.*epoch \d+.*learning_rate_init.*max_grad_norm.*standardize"
-
-
-def linear(n_features, n_outputs):
-    return nn.Sequential(nn.Linear(n_features, 4), nn.Linear(4, n_outputs))
-
-
-LANES = {"built-in": {"activation": "identity"}, "module": {"module": linear}}
-SCORERS = [None, "loss", "r2"]
-
-
-@pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize("solver", ["sgd", "adam", "rmsprop"])
-def test_divergence_alone(lane, solver, diabetes):
-    X, y = diabetes
-    net = TorchRegressor(random_state=0, solver=solver, max_iter=200, **WILD, **LANES[lane])
-    net.set_params(learning_rate_init=1e30)
-    with pytest.raises(ValueError, match=NO_WAY):
-        net.fit(X, 1e3 * y)
-    assert not hasattr(net, "n_iter_")
-    good = TorchRegressor(random_state=0, max_iter=5, **LANES[lane]).fit(X, y)
-    before, state = good.predict(X), set(vars(good))
-    for method in (good.fit, good.partial_fit):
-        good.set_params(**{**WILD, "learning_rate_init": 1e30, "solver": solver})
-        try:
-            for _ in range(20):
-                method(X, 1e3 * y)
-                before = good.predict(X)
-        except ValueError as error:
-            assert re.search(NO_WAY, str(error))
-        else:
-            raise AssertionError("did not diverge")
-        assert set(vars(good)) == state
-        np.testing.assert_array_equal(good.predict(X), before)
-
-
-@pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize("scoring", SCORERS)
-def test_divergence_keeps_the_best(lane, scoring, diabetes):
-    X, y = diabetes
-
-    def wild_later(epoch):
-        return 1.0 if epoch < 3 else 1e20
-
-    net = TorchRegressor(
-        learning_rate=wild_later, learning_rate_init=1e-3, max_grad_norm=None, early_stopping=True,
-        scoring=scoring, random_state=0, **LANES[lane],
-    )  # fmt: skip
-    with pytest.warns(ConvergenceWarning, match=NO_WAY + ".*The best weights so far were kept"):
-        net.fit(X, y)
-    assert 3 <= net.n_iter_ < 10
-    short = clone(net).set_params(learning_rate="constant", max_iter=3).fit(X, y)
-    np.testing.assert_array_equal(net.predict(X), short.predict(X))
-    net.set_params(learning_rate="constant").partial_fit(X, y)
-    assert np.isfinite(net.predict(X)).all()
-
-
-@pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize("early_stopping", [False, True])
-@pytest.mark.parametrize("solver", ["sgd", "adam", "rmsprop", "adagrad"])
-def test_no_model_that_predicts_nan(lane, early_stopping, solver, diabetes, iris):
-    for estimator, (X, y) in ((TorchRegressor, diabetes), (TorchClassifier, iris)):
-        for scale in (1.0, 1e6, 1e18):
-            net = estimator(
-                solver=solver, early_stopping=early_stopping, random_state=0, max_iter=8, **WILD
-            )
-            try:
-                net.set_params(**LANES[lane]).fit(scale * X, y)
-            except ValueError as error:
-                assert re.search(NO_WAY, str(error))
-                assert not hasattr(net, "n_iter_")
-            else:
-                assert np.isfinite(net.predict(scale * X)).all()
-                assert np.isfinite(net.loss_curve_[:-1]).all()
-
-
-def test_divergence_at_once_with_early_stopping(diabetes):
-    X, y = diabetes
-    net = TorchRegressor(early_stopping=True, activation="identity", random_state=0, **WILD)
-    with pytest.raises(ValueError, match=NO_WAY):
-        net.set_params(learning_rate_init=1e30).fit(X, y)
-
-
-@pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize("backend", ["sequential", "torchsk"])
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_divergence_in_a_search(lane, backend, early_stopping, diabetes):
-    X, y = diabetes
-    net = TorchRegressor(
-        early_stopping=early_stopping, random_state=0, max_iter=15, **WILD, **LANES[lane]
-    )
-    net.set_params(standardize=True)
-    search = GridSearchCV(net, {"learning_rate_init": [0.01, 1e30, 0.02]}, cv=3, error_score=np.nan)
-    with joblib.parallel_config(backend), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        search.fit(X, y)
-    scores = search.cv_results_["mean_test_score"]
-    assert np.isfinite(scores[[0, 2]]).all()
-    assert np.isnan(scores[1])
-    alone = clone(net).set_params(learning_rate_init=0.02, early_stopping=early_stopping).fit(X, y)
-    assert np.isfinite(alone.predict(X)).all()
-    assert np.isfinite(search.predict(X)).all()
-
-
-def test_a_search_in_which_all_diverge_says_why(diabetes):
-    net = TorchRegressor(activation="identity", random_state=0, **WILD)
-    search = GridSearchCV(net, {"learning_rate_init": [1e30, 1e31]}, cv=2)
-    with joblib.parallel_config("torchsk"), pytest.raises(ValueError, match="Training diverged"):
-        search.fit(*diabetes)

@@ -22,7 +22,9 @@ import joblib
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import skorch.callbacks as cbs
 import torch
+from networks import Classifier, Net, mlp
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.pipeline import make_pipeline
@@ -180,6 +182,7 @@ np.save("p.npy", joblib.load("net.joblib").predict(np.load("X.npy")))
 
 # -- what is inside --------------------------------------------------------------------------------
 
+
 PLAIN = (str, bytes, int, float, complex, bool, type(None), np.generic, np.dtype)
 
 
@@ -229,6 +232,42 @@ def test_nothing_inside_but_arrays_numbers_and_words(kind, name):
         assert value is net or dataclasses.is_dataclass(value), path
     arrays = [v for _, v in walk(vars(net), "", set()) if isinstance(v, np.ndarray)]
     assert max(array.size for array in arrays) <= max(2 * n_weights, 700)
+
+
+class _Modules(pickle.Unpickler):
+    """Notes the packages that a pickle needs."""
+
+    def find_class(self, module, name):
+        self.found.add(module.split(".")[0])
+        return super().find_class(module, name)
+
+
+def test_state_holds_no_tensor(clf, reg, halves):
+    X, y, X_val, y_val = halves
+    stopped = Classifier(early_stopping=True, scoring="roc_auc", dropout=0.1, max_iter=3)
+    stopped.fit(X, y, X_val=X_val, y_val=y_val)
+    for model in (clf, reg, stopped):
+        reader = _Modules(io.BytesIO(pickle.dumps(model)))
+        reader.found = set()
+        reader.load()
+        assert reader.found <= {"torchsk", "numpy", "builtins", "copyreg", "_codecs"}
+
+
+def test_copies_predict_alike(clf, iris):
+    X, _ = iris
+    for twin in (pickle.loads(pickle.dumps(clf)), copy.deepcopy(clf)):
+        np.testing.assert_array_equal(twin.predict_proba(X), clf.predict_proba(X))
+        assert twin.loss_curve_ == clf.loss_curve_
+    assert not hasattr(clone(clf), "coefs_")
+
+
+def test_skops_keeps_the_model(clf, iris):
+    skops = pytest.importorskip("skops.io")
+    data = skops.dumps(clf)
+    unknown = skops.get_untrusted_types(data=data)
+    assert all(name.startswith("torchsk.") for name in unknown)
+    twin = skops.loads(data, trusted=unknown)
+    np.testing.assert_array_equal(twin.predict_proba(iris[0]), clf.predict_proba(iris[0]))
 
 
 @pytest.mark.parametrize(
@@ -319,6 +358,7 @@ def test_a_kept_file_is_still_read(kind):
 
 
 # -- spoiled files ---------------------------------------------------------------------------------
+
 
 WATCHED = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen",
            "socket.connect", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "shutil.rmtree",
@@ -485,7 +525,7 @@ def test_the_watch_sees(watch, tmp_path):
 # -- what skorch has trained -----------------------------------------------------------------------
 
 
-class Net(nn.Module):
+class Linear(nn.Module):
     def __init__(self, n_features, n_outputs):
         super().__init__()
         self.layer = nn.Linear(n_features, n_outputs)
@@ -496,7 +536,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize(
     "params",
-    [{"module": Net}, {"solver": torch.optim.Adadelta}, {"skorch_callbacks": []}],
+    [{"module": Linear}, {"solver": torch.optim.Adadelta}, {"skorch_callbacks": []}],
     ids=str,
 )
 def test_skops_refuses_what_skorch_has_trained(params, iris):
@@ -512,11 +552,65 @@ def test_skops_refuses_what_skorch_has_trained(params, iris):
 def test_weights_of_a_module(iris, tmp_path, use_safetensors):
     X, y = iris
     file, how = tmp_path / "weights", {"use_safetensors": use_safetensors}
-    net = TorchClassifier(module=Net, max_iter=5, random_state=0).fit(X, y)
+    net = TorchClassifier(module=Linear, max_iter=5, random_state=0).fit(X, y)
     net.net_.save_params(f_params=file, **how)
-    other = TorchClassifier(module=Net, max_iter=1, random_state=1).fit(X, y)
+    other = TorchClassifier(module=Linear, max_iter=1, random_state=1).fit(X, y)
     other.net_.load_params(f_params=file, **how)
     np.testing.assert_array_equal(other.predict_proba(X), net.predict_proba(X))
+
+
+# -- cloned, saved, searched -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["pickle", "joblib", "deepcopy"])
+def test_copies_of_a_fitted_estimator(iris, how, tmp_path):
+    X, y = iris
+    steps = [cbs.EpochScoring("accuracy", on_train=True), cbs.LRScheduler("StepLR", step_size=2)]
+    clf = TorchClassifier(module=Net, max_iter=3, random_state=0, skorch_callbacks=steps).fit(X, y)
+    if how == "joblib":
+        joblib.dump(clf, tmp_path / "clf")
+        twin = joblib.load(tmp_path / "clf")
+    else:
+        twin = copy.deepcopy(clf) if how == "deepcopy" else pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(twin.predict_proba(X), clf.predict_proba(X))
+    assert twin._model.holder is twin.net_  # one module, not two
+    assert twin.net_.history == clf.net_.history
+    assert twin.net_.module is twin.net_.module_
+    twin.partial_fit(X, y)
+    assert len(twin.net_.history) == 4
+    assert len(clf.net_.history) == 3
+
+
+def test_a_model_of_another_device_comes_to_the_cpu(iris):
+    X, y = iris
+    clf = TorchClassifier(module=mlp, max_iter=3, random_state=0).fit(X, y)
+    before = clf.predict_proba(X)
+    absent = next(d for d in ("cuda", "mps") if not getattr(torch.backends, d).is_built())
+    clf.net_.device = absent  # as if it had been trained there
+    clf._model = type(clf._model)(**{**vars(clf._model), "device": absent})
+    loaded = pickle.loads(pickle.dumps(clf))
+    assert loaded.net_.device == "cpu"
+    np.testing.assert_array_equal(loaded.predict_proba(X), before)
+    loaded.partial_fit(X, y)
+
+
+def test_weights_are_saved_once(iris):
+    clf = TorchClassifier(
+        module=mlp, module_params={"width": 20_000}, max_iter=1, momentum=0,
+        learning_rate=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+    ).fit(*iris)  # fmt: skip
+    assert len(pickle.dumps(clf)) < 20_000 * 8 * 4 * 2 + 20_000  # weights and moments
+
+
+def test_partial_fit_goes_on_after_pickling(iris):
+    X, y = iris
+    clf = TorchClassifier(module=mlp, solver="adam", random_state=0, batch_size=40)
+    clf.partial_fit(X, y, classes=[0, 1, 2])
+    loaded = pickle.loads(pickle.dumps(clf))
+    for model in (clf, loaded):
+        model.partial_fit(X, y)
+    np.testing.assert_array_equal(clf.predict_proba(X), loaded.predict_proba(X))
+    assert clf.loss_curve_ == loaded.loss_curve_
 
 
 if __name__ == "__main__":

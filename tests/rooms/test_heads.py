@@ -3,100 +3,36 @@
 import math
 import pickle
 
-import joblib
 import numpy as np
 import pytest
 import torch
+from losses import (
+    N_TARGETS,
+    case_id,
+    draw_raw,
+    draw_y,
+    every_case,
+    every_classifier,
+    every_regressor,
+    head_of,
+    problem,
+)
 from scipy.special import xlogy
 from sklearn._loss import loss as sk_losses
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
 from torch import nn
 from torch.nn import functional as F
 
-from torchsk import TorchClassifier, TorchRegressor
 from torchsk._heads import (
-    ALIASES,
     LOSSES,
     TORCH_LOSSES,
-    Binomial,
     ClassificationHead,
     Head,
     Multinomial,
     RegressionHead,
     make_head,
 )
-
-N_TARGETS = {"binary": 1, "multiclass": 4, "multilabel": 3, "regression": 2}
-DEFAULTS = [(name, kind, None) for name, heads in LOSSES.items() for kind in heads]
-VARIANTS = [
-    ("log_loss", "binary", {"label_smoothing": 0.2, "pos_weight": 3.0}),
-    ("log_loss", "multilabel", {"pos_weight": [1.0, 2.0, 0.5]}),
-    ("log_loss", "multiclass", {"label_smoothing": 0.2}),
-    ("cross_entropy", "binary", {"weight": [1.0, 3.0]}),
-    ("cross_entropy", "multiclass", {"weight": [1.0, 3.0, 0.0, 2.0], "label_smoothing": 0.2}),
-    ("nll", "multiclass", {"weight": [1.0, 3.0, 0.5, 2.0]}),
-    ("hinge", "multiclass", {"p": 2, "margin": 0.5, "weight": [1.0, 3.0, 0.5, 2.0]}),
-    ("focal", "binary", {"gamma": 0.5}),
-    ("focal", "multiclass", {"gamma": 0.5}),
-    ("huber", "regression", {"delta": [0.5, 2.0]}),
-    ("smooth_l1", "regression", {"beta": 0.3}),
-    ("quantile", "regression", {"quantile": [0.1, 0.5, 0.9]}),
-    ("tweedie", "regression", {"power": 0}),
-    ("tweedie", "regression", {"power": 1}),
-    ("tweedie", "regression", {"power": 2}),
-    ("tweedie", "regression", {"power": 3}),
-    ("tweedie", "regression", {"power": -1}),
-    ("gaussian", "regression", {"full": True, "eps": 1e-3}),
-]
-CASES = DEFAULTS + VARIANTS
-REGRESSION = [case for case in CASES if case[1] == "regression"]
-CLASSIFICATION = [case for case in CASES if case[1] != "regression"]
-
-
-def case_id(case):
-    return "-".join(str(part) for part in case if part is not None)
-
-
-every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
-every_classifier = pytest.mark.parametrize("case", CLASSIFICATION, ids=case_id)
-every_regressor = pytest.mark.parametrize("case", REGRESSION, ids=case_id)
-
-
-def head_of(case, n_targets=None):
-    name, kind, params = case
-    return make_head(name, params, kind, n_targets or N_TARGETS[kind])
-
-
-def draw_y(case, n_samples, n_targets=None, seed=0):
-    """Return y inside the domain of every loss: codes, indicators or positive numbers."""
-    rng, kind = np.random.default_rng(seed), case[1]
-    n_targets = n_targets or N_TARGETS[kind]
-    if kind == "regression":
-        return rng.gamma(2.0, size=(n_samples, n_targets))
-    shape = (n_samples, n_targets) if kind == "multilabel" else n_samples
-    return rng.integers(0, n_targets if kind == "multiclass" else 2, size=shape)
-
-
-def draw_raw(case, head, n_samples, lead=(), seed=0, scale=1.5):
-    """Return raw that a network, or the module that the loss expects, could have returned."""
-    generator = torch.Generator().manual_seed(seed)
-    raw = scale * torch.randn(
-        *lead, n_samples, head.n_outputs, generator=generator, dtype=torch.float64
-    )
-    if case[0] == "bce":
-        return torch.sigmoid(raw)
-    return torch.log_softmax(raw, -1) if case[0] == "nll" else raw
-
-
-def problem(case, n_samples=40, n_targets=None):
-    """Return (head, raw, target, y), float64."""
-    head = head_of(case, n_targets)
-    y = draw_y(case, n_samples, n_targets)
-    target = torch.from_numpy(head.encode(y))
-    target = target if target.dtype == torch.int64 else target.double()
-    return head, draw_raw(case, head, n_samples), target, y
 
 
 def autograd(head, raw, target):
@@ -157,6 +93,7 @@ def test_reported_loss_is_that_of_sklearns_mlp(loss):
 
 
 # -- value and gradient against torch --
+
 
 TORCH_CASES = [
     (nn.BCEWithLogitsLoss(), "binary"),
@@ -580,238 +517,6 @@ def test_y_on_the_edge_of_the_domain(loss, params, y):
     assert head.residual(raw, target).isfinite().all()
 
 
-# -- the names of losses and of their parameters --
-
-
-@pytest.mark.parametrize("torch_class", TORCH_LOSSES, ids=lambda c: c.__name__)
-def test_torch_classes_name_rows(torch_class):
-    row = TORCH_LOSSES[torch_class]
-    kinds = [kind for kind in LOSSES[row.name] if kind in row.kinds]
-    assert kinds
-    for kind, n_targets in N_TARGETS.items():
-        if kind in kinds:
-            by_name = make_head(row.name, None, kind, n_targets)
-            assert make_head(torch_class, None, kind, n_targets) == by_name
-            assert make_head(torch_class(), None, kind, n_targets) == by_name
-            assert make_head(clone(torch_class(), safe=False), None, kind, n_targets) == by_name
-        else:
-            with pytest.raises(ValueError, match=f"loss must be one of .* for {kind} problems"):
-                make_head(torch_class, None, kind, n_targets)
-
-
-def test_options_come_from_instances_classes_and_names():
-    for loss, params in [
-        (nn.CrossEntropyLoss(label_smoothing=0.1, weight=torch.tensor([1.0, 2.0, 3.0])), None),
-        (nn.CrossEntropyLoss, {"label_smoothing": 0.1, "weight": np.array([1, 2, 3])}),
-        (nn.CrossEntropyLoss(label_smoothing=0.5), {"label_smoothing": 0.1, "weight": [1, 2, 3]}),
-        ("cross_entropy", {"label_smoothing": np.float64(0.1), "weight": (1.0, 2.0, 3.0)}),
-    ]:
-        head = make_head(loss, params, "multiclass", 3)
-        assert head == Multinomial(3, label_smoothing=0.1, weight=(1.0, 2.0, 3.0))
-    assert make_head(nn.HuberLoss(delta=2.0), None, "regression", 1).delta == 2
-    assert make_head("log_loss", {"pos_weight": torch.tensor([2.0])}, "binary", 1) == Binomial(
-        1, pos_weight=(2.0,)
-    )
-
-
-@pytest.mark.parametrize("alias", ALIASES)
-def test_aliases(alias):
-    for kind in LOSSES[ALIASES[alias]]:
-        assert make_head(alias, None, kind, 2) == make_head(ALIASES[alias], None, kind, 2)
-
-
-@pytest.mark.parametrize("loss, kind, option", [
-    (nn.MSELoss(reduction="sum"), "regression", "reduction"),
-    (nn.L1Loss(reduction="none"), "regression", "reduction"),
-    (nn.CrossEntropyLoss(ignore_index=0), "multiclass", "ignore_index"),
-    (nn.BCELoss(weight=torch.ones(5)), "binary", "weight"),
-    (nn.BCEWithLogitsLoss(weight=torch.ones(5)), "binary", "weight"),
-    (nn.PoissonNLLLoss(log_input=False), "regression", "log_input"),
-    (nn.PoissonNLLLoss(full=True), "regression", "full"),
-])  # fmt: skip
-def test_options_that_cannot_be_honoured_are_refused_by_name(loss, kind, option):
-    with pytest.raises(ValueError, match=rf"^{option} must be .*; got {option}="):
-        make_head(loss, None, kind, N_TARGETS[kind])
-
-
-@pytest.mark.parametrize("loss, kind, params", [
-    ("log_loss", "binary", {"label_smoothing": 1.0}),
-    ("log_loss", "multiclass", {"label_smoothing": -0.1}),
-    ("log_loss", "multilabel", {"pos_weight": [1.0, 2.0]}),
-    ("log_loss", "binary", {"pos_weight": -1.0}),
-    ("cross_entropy", "multiclass", {"weight": [1.0, 2.0]}),
-    ("cross_entropy", "multiclass", {"weight": 3.0}),
-    ("hinge", "multiclass", {"p": 3}),
-    ("hinge", "multiclass", {"margin": 0}),
-    ("focal", "binary", {"gamma": -1}),
-    ("focal", "binary", {"gamma": "2"}),
-    ("huber", "regression", {"delta": 0.0}),
-    ("huber", "regression", {"delta": math.nan}),
-    ("huber", "regression", {"delta": [1.0, 2.0, 3.0]}),
-    ("smooth_l1", "regression", {"beta": -1}),
-    ("quantile", "regression", {"quantile": 1.0}),
-    ("quantile", "regression", {"quantile": [0.5, 0.1]}),
-    ("quantile", "regression", {"quantile": []}),
-    ("quantile", "regression", {"quantile": True}),
-    ("tweedie", "regression", {"power": math.inf}),
-    ("tweedie", "regression", {"power": "1.5"}),
-    ("gaussian", "regression", {"eps": 0}),
-    ("gaussian", "regression", {"full": 1}),
-])  # fmt: skip
-def test_parameters_out_of_range(loss, kind, params):
-    (name,) = params
-    with pytest.raises(ValueError, match=rf"^{name} must be .*; got {name}="):
-        make_head(loss, params, kind, N_TARGETS[kind])
-
-
-@every_case
-def test_unknown_parameters(case):
-    with pytest.raises(ValueError, match=r"^loss_params must .*; got loss_params={'nonsense': 1}"):
-        make_head(case[0], {"nonsense": 1}, case[1], 3)
-
-
-@pytest.mark.parametrize("loss", ["nonsense", "log_loss", None, 3, ["huber"], nn.NLLLoss])
-def test_unknown_losses(loss):
-    with pytest.raises(ValueError, match=r"^loss must be one of \['absolute_error', .*got loss="):
-        make_head(loss, None, "regression", 1)
-
-
-@pytest.mark.parametrize("params", [3, [("delta", 1.0)], "delta"])
-def test_loss_params_must_be_a_dict(params):
-    with pytest.raises(ValueError, match="^loss_params must be a dict or None; got loss_params="):
-        make_head("huber", params, "regression", 1)
-
-
-# -- the user's own loss --
-
-
-def log_cosh(raw, target, sharpness=1.0):
-    """Return one number per sample and output."""
-    error = sharpness * (raw - target)
-    return F.softplus(2 * error) - error - math.log(2)
-
-
-def mean_log_cosh(raw, target):
-    return log_cosh(raw, target).sum(1).mean()
-
-
-class LogCosh(nn.Module):
-    def __init__(self, sharpness=1.0):
-        super().__init__()
-        self.register_buffer("sharpness", torch.tensor(sharpness, dtype=torch.float64))
-
-    def forward(self, raw, target):
-        return log_cosh(raw, target, self.sharpness).sum(1)
-
-
-CUSTOM = [
-    (log_cosh, None),
-    (log_cosh, {"sharpness": 1.0}),
-    (mean_log_cosh, None),
-    (LogCosh, {"sharpness": 1.0}),
-    (LogCosh(), None),
-]
-
-
-@pytest.mark.parametrize("loss, params", CUSTOM)
-def test_own_losses_are_what_they_return(loss, params):
-    head = make_head(loss, params, "regression", 2)
-    _, raw, target, _ = problem(("squared_error", "regression", None), n_samples=20)
-    each = log_cosh(raw, target).sum(1)
-    assert head.per_sample == (loss is not mean_log_cosh)
-    assert head.out_activation == "identity"
-    assert not head.equivariant
-    if not head.per_sample:
-        each = each.mean().expand(20)
-    torch.testing.assert_close(head.loss(raw, target), each)
-    # each sample's share of the gradient of the mean, times n_samples
-    expected = torch.tanh(raw - target)
-    torch.testing.assert_close(head.residual(raw, target), expected)
-    raws, targets = torch.stack([raw, -raw]), torch.stack([target, target.flip(0)])
-    for method in (head.loss, head.residual):
-        expected = torch.stack([method(r, t) for r, t in zip(raws, targets)])
-        torch.testing.assert_close(method(raws, targets), expected)
-    with torch.inference_mode():
-        head.residual(raw * 1, target * 1)
-    if not isinstance(loss, nn.Module):  # a clone of an instance is another loss
-        assert head == make_head(loss, params, "regression", 2)
-        assert hash(head) == hash(make_head(loss, params, "regression", 2))
-        assert pickle.loads(pickle.dumps(head)) == head
-
-
-def test_residual_may_be_changed_in_place():
-    head = make_head(lambda raw, target: (raw - target).sum(1), None, "regression", 2)
-    residual = head.residual(torch.randn(5, 2), torch.ones(5, 2))
-    assert torch.equal(residual.mul_(3.0), torch.full((5, 2), 3.0))
-
-
-@pytest.mark.parametrize("kind, function, same", [
-    ("binary", F.cross_entropy, "cross_entropy"),
-    ("multiclass", F.cross_entropy, "cross_entropy"),
-    ("multiclass", F.multi_margin_loss, "hinge"),
-    ("multilabel", F.multilabel_soft_margin_loss, None),
-    ("regression", F.l1_loss, None),
-])  # fmt: skip
-def test_torch_functions_are_losses(kind, function, same):
-    head = make_head(function, {"reduction": "none"}, kind, N_TARGETS[kind])
-    mean = make_head(function, None, kind, N_TARGETS[kind])
-    assert head.per_sample
-    assert not mean.per_sample
-    case = (same, kind, None)
-    y, raw = draw_y(case, 12), draw_raw(case, head, 12)
-    target = torch.from_numpy(head.encode(y))
-    target = target if target.dtype == torch.int64 else target.double()
-    if same is not None:
-        known = make_head(same, None, kind, N_TARGETS[kind])
-        torch.testing.assert_close(head.loss(raw, target), known.loss(raw, target))
-        torch.testing.assert_close(mean.residual(raw, target), known.residual(raw, target))
-    if isinstance(head, ClassificationHead):
-        proba, decision = head.inverse_link(raw), head.decision(raw)
-        assert proba.shape == decision.shape == (12, N_TARGETS[kind])
-        assert 0 <= head.score(raw, target, None) <= 1
-    shape = target.squeeze(1) if target.dtype == torch.int64 else target
-    assert float(mean.loss(raw, target)[0]) == pytest.approx(float(function(raw, shape)))
-
-
-@pytest.mark.parametrize("loss", [
-    lambda raw, target: 0.0,
-    lambda raw, target: torch.zeros(()),
-    lambda raw, target: (raw.detach() - target).square().mean(),
-    lambda raw, target: (raw - target).square()[:1].expand(2, -1),
-    lambda raw, target: (raw - target).square().mean(0),
-])  # fmt: skip
-def test_useless_losses_are_refused_before_training(loss):
-    with pytest.raises(
-        ValueError, match=r"^loss must return a tensor .*; got loss\(raw, target\)="
-    ):
-        make_head(loss, None, "regression", 2)
-
-
-def test_a_loss_that_would_have_to_be_trained_is_refused():
-    class Learnt(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, raw, target):
-            return (self.scale * (raw - target)).square().mean()
-
-    with pytest.raises(ValueError, match=r"^loss must have no trainable parameters .*'scale'"):
-        make_head(Learnt(), None, "regression", 1)
-    assert not make_head(Learnt().requires_grad_(False), None, "regression", 1).per_sample
-
-
-def test_the_users_loss_object_is_left_alone():
-    loss = nn.HuberLoss(delta=2.0)
-    own = LogCosh()
-    states = pickle.dumps(loss), pickle.dumps(own)
-    for each in (loss, own):
-        head = make_head(each, None, "regression", 2)
-        raw = torch.randn(5, 2)
-        head.residual(raw, torch.from_numpy(head.encode(np.ones((5, 2), np.float32))))
-    assert (pickle.dumps(loss), pickle.dumps(own)) == states
-
-
 def test_registry_is_complete():
     assert all(issubclass(head, Head) for heads in LOSSES.values() for head in heads.values())
     for heads in LOSSES.values():
@@ -820,162 +525,3 @@ def test_registry_is_complete():
             assert issubclass(head, base)
             lines = head.__doc__
             assert all(word in lines for word in ("Domain:", "Link:", "Loss:"))
-
-
-# -- real fits --
-
-FITS = DEFAULTS + [
-    ("quantile", "regression", {"quantile": [0.1, 0.5, 0.9]}),
-    ("tweedie", "regression", {"power": 3}),
-    (nn.CrossEntropyLoss(label_smoothing=0.1), "multiclass", None),
-    (nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0)), "binary", None),
-    (nn.HuberLoss(delta=0.5), "regression", None),
-    (log_cosh, "regression", {"sharpness": 2.0}),
-    (mean_log_cosh, "regression", None),
-    (LogCosh(), "regression", None),
-    (F.cross_entropy, "binary", None),
-    (F.multilabel_soft_margin_loss, "multilabel", None),
-]
-
-
-def draw_problem(kind, positive):
-    """Return X and a learnable y; numbers are standardised, or positive."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(200, 3)).astype(np.float32)
-    signal = X + 0.5 * X[:, [1, 2, 0]] ** 2
-    if positive:
-        return X, rng.gamma(3.0, np.exp(signal[:, :2]) / 3)
-    y = signal + 0.5 * rng.normal(size=signal.shape)
-    y = (y - y.mean(0)) / y.std(0)
-    return X, {
-        "binary": np.array(["no", "yes"])[(y[:, 0] > 0).astype(int)],
-        "multiclass": np.array(list("abcd"))[np.digitize(y[:, 0], [-0.5, 0.2, 0.8])],
-        "multilabel": (y > 0).astype(int),
-        "regression": y[:, :2],
-    }[kind]
-
-
-def best_constant_loss(head, target):
-    """Return the mean loss of the best raw that is the same for all samples."""
-    raw = torch.zeros(1, head.n_outputs, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([raw], lr=0.05)
-    for _ in range(300):
-        optimizer.zero_grad()
-        loss = head.loss(raw.expand(len(target), -1), target).mean()
-        loss.backward()
-        optimizer.step()
-    return loss.item()
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("case", FITS, ids=case_id)
-def test_a_fit_beats_the_best_constant(case):
-    loss, kind, params = case
-    model = TorchRegressor if kind == "regression" else TorchClassifier
-    X, y = draw_problem(kind, positive=loss in ("poisson", "gamma", "tweedie"))
-    net = clone(model(loss=loss, loss_params=params, hidden_layer_sizes=(16,), max_iter=30))
-    net.set_params(random_state=0).fit(X, y)
-    head = make_head(loss, params, kind, N_TARGETS[kind]).on_logits
-    codes = net.classes_.searchsorted(y) if kind in ("binary", "multiclass") else y
-    target = torch.from_numpy(head.encode(codes))
-    target = target if target.dtype == torch.int64 else target.double()
-    with torch.no_grad():
-        raw = net.module_(torch.from_numpy(X)).double()
-    assert raw.shape == (200, head.n_outputs)
-    constant = best_constant_loss(head, target)
-    assert float(head.loss(raw, target).mean()) < constant - 0.1 * abs(constant)
-    assert net.out_activation_ == head.out_activation
-    assert net.score(X, y) > (0 if kind == "regression" else 0.5)
-    assert pickle.loads(pickle.dumps(net)).predict(X).shape == net.predict(X).shape
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_losses_and_their_parameters_can_be_searched():
-    X, y = draw_problem("regression", positive=False)
-    grid = [
-        {"loss": ["huber"], "loss_params": [{"delta": 0.1}, {"delta": 1.0}]},
-        {"loss": [nn.L1Loss, nn.SmoothL1Loss(beta=0.5), log_cosh]},
-    ]
-    net = TorchRegressor(hidden_layer_sizes=(8,), max_iter=5, random_state=0)
-    search = GridSearchCV(net, grid, cv=2, error_score="raise").fit(X, y)
-    assert len(set(search.cv_results_["mean_test_score"])) == 5
-
-
-@pytest.mark.parametrize("loss", ["poisson", "gamma", "tweedie"])
-def test_the_unit_of_positive_targets_does_not_matter(loss):
-    X, y = draw_problem("regression", positive=True)
-    small, large = (
-        TorchRegressor(loss=loss, max_iter=20, random_state=0).fit(X, factor * y[:, 0]).predict(X)
-        for factor in (1.0, 2.0**20)
-    )
-    np.testing.assert_allclose(large, small * 2.0**20, rtol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_gaussian_learns_the_noise_in_the_unit_of_y():
-    rng = np.random.default_rng(0)
-    X = rng.uniform(-1, 1, size=(1000, 2))
-    deviation = 10 * np.exp(X[:, 1])
-    y = 1000 + 100 * X[:, 0] + deviation * rng.normal(size=1000)
-    net = TorchRegressor(loss="gaussian", max_iter=60, random_state=0).fit(X, y)
-    prediction, y_std = net.predict(X, return_std=True)
-    np.testing.assert_array_equal(prediction, net.predict(X))
-    assert y_std.shape == (1000,)
-    assert np.corrcoef(y_std, deviation)[0, 1] > 0.9
-    assert 0.6 < np.mean(abs(y - prediction) < y_std) < 0.76
-    with pytest.raises(ValueError, match="return_std must be False"):
-        TorchRegressor(max_iter=1).fit(X, y).predict(X, return_std=True)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("n_targets", [1, 2])
-def test_quantiles_are_predicted_and_scored_together(n_targets):
-    X, y = draw_problem("regression", positive=False)
-    y, levels = (y[:, 0] if n_targets == 1 else y), [0.1, 0.5, 0.9]
-    net = TorchRegressor(loss="quantile", loss_params={"quantile": levels}, random_state=0)
-    prediction = net.fit(X, y).predict(X)
-    assert prediction.shape == (*y.shape, 3)
-    assert (np.diff(prediction, axis=-1) >= 0).all()
-    np.testing.assert_allclose(
-        [(y < q).mean() for q in np.moveaxis(prediction, -1, 0)], levels, atol=0.1
-    )
-    weight = np.arange(200.0)
-    expected = [
-        d2_pinball_score(y, prediction[..., i], alpha=level, sample_weight=weight)
-        for i, level in enumerate(levels)
-    ]
-    assert net.score(X, y, sample_weight=weight) == pytest.approx(np.mean(expected))
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("case", FITS, ids=case_id)
-def test_every_loss_trains_in_a_stack_as_alone(case):
-    loss, kind, params = case
-    model = TorchRegressor if kind == "regression" else TorchClassifier
-    X, y = draw_problem(kind, positive=loss in ("poisson", "gamma", "tweedie"))
-    net = model(loss=loss, loss_params=params, hidden_layer_sizes=(8,), max_iter=5, random_state=0)
-    alone = cross_val_score(net, X, y, cv=3)
-    with joblib.parallel_config("torchsk"):
-        np.testing.assert_allclose(cross_val_score(net, X, y, cv=3), alone, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_loss_of_whole_batches_refuses_weights():
-    X, y = draw_problem("regression", positive=False)
-    net = TorchRegressor(loss=mean_log_cosh, max_iter=2, random_state=0).fit(X, y)
-    with pytest.raises(ValueError, match="sample_weight and class_weight must be None"):
-        net.fit(X, y, sample_weight=np.ones(200))
-    # twice the rows are not merged into weights
-    net.fit(np.repeat(X[:50], 2, axis=0), np.repeat(y[:50], 2, axis=0))
-
-
-@pytest.mark.parametrize(("loss", "unit"), [("poisson", 1e30), ("gamma", 1e-30), ("tweedie", 1e20)])
-def test_positive_losses_know_no_unit(loss, unit):
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((200, 3))
-    y = np.exp(X[:, 0] / 2)
-    one, other = (
-        TorchRegressor(loss, (10,), max_iter=20, random_state=0).fit(X, y * u).predict(X) / u
-        for u in (1.0, unit)
-    )
-    np.testing.assert_allclose(other, one, rtol=1e-3)

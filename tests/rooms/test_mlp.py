@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from networks import Classifier
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
@@ -211,3 +212,20 @@ def test_init_may_be_a_callable():
     np.testing.assert_array_equal(flat, draw_weights(spec, fill_, np.random.RandomState(5)))
     assert (flat != draw_weights(spec, fill_, np.random.RandomState(6))).any()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "init", ["kaiming_normal", "orthogonal", "xavier_uniform", nn.init.normal_]
+)
+def test_inits_learn(init, wine):
+    model = Classifier(init=init).fit(*wine)
+    assert model.score(*wine) > 0.95
+    assert abs(model.coefs_[0] - Classifier().fit(*wine).coefs_[0]).max() > 0.01
+
+
+def test_dropout_acts_in_training_only(wine):
+    X, y = wine
+    plain, dropped = Classifier().fit(X, y), Classifier(dropout=[0.5]).fit(X, y)
+    assert dropped.loss_ > plain.loss_
+    np.testing.assert_array_equal(dropped.predict_proba(X), dropped.predict_proba(X))
+    assert dropped.score(X, y) > 0.95

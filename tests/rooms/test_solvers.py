@@ -1,6 +1,4 @@
-"""Update rules against torch.optim and scikit-learn, schedules against both and formulas."""
-
-import math
+"""Update rules against torch.optim and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -9,12 +7,9 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 
 from torchsk._solvers import (
     FULL_BATCH_SOLVERS,
-    SCHEDULES,
     SOLVERS,
     UPDATE_RULES,
     as_column,
-    make_schedule,
-    minimize_lbfgs,
 )
 
 N_MODELS, N_PARAMS, N_STEPS = 3, 5, 12
@@ -167,120 +162,3 @@ def test_every_solver_has_a_default_rate():
         assert set(rule.default_rate) == {"classifier", "regressor"}
     assert UPDATE_RULES["sgd"].default_rate == {"classifier": 0.05, "regressor": 0.02}
     assert UPDATE_RULES["sgd"].default_max_grad_norm == 1.0
-
-
-# -- schedules --
-
-
-def _schedule(name, solver="sgd", rate=0.1, power_t=0.5, max_iter=10):
-    return make_schedule(name, rate, solver=solver, power_t=power_t, max_iter=max_iter)
-
-
-def _rates(schedule, n_epochs, n_samples=50):
-    """The rate of each epoch."""
-    rates = []
-    for epoch in range(1, n_epochs + 1):
-        rates.append(schedule.rate)
-        schedule.after_epoch(epoch * n_samples)
-    return rates
-
-
-@pytest.mark.parametrize("name", ["constant", "invscaling", "adaptive"])
-def test_scikit_learns_schedules(name):
-    schedule = _schedule(name, power_t=0.3)
-    oracle = SGDOptimizer([], 0.1, name, power_t=0.3)
-    for epoch in range(1, 40):
-        assert schedule.rate == pytest.approx(oracle.learning_rate, rel=1e-12)
-        schedule.after_epoch(50 * epoch)
-        oracle.iteration_ends(50 * epoch)
-        if epoch % 3 == 0:
-            assert (schedule.after_plateau() is None) == oracle.trigger_stopping("", False)
-    assert name != "adaptive" or schedule.rate <= 1e-6
-
-
-@pytest.mark.parametrize("name", ["invscaling", "adaptive"])
-def test_scikit_learns_schedules_act_with_sgd_only(name):
-    schedule = _schedule(name, solver="adam")
-    assert _rates(schedule, 3) == [0.1] * 3
-    assert schedule.after_plateau() is None
-
-
-@pytest.mark.parametrize("solver", UPDATE_RULES)
-def test_cosine_is_torchs(solver):
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
-    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
-    expected = []
-    for _ in range(10):
-        expected += oracle.get_last_lr()
-        optimizer.step()
-        oracle.step()
-    assert _rates(_schedule("cosine", solver), 10) == pytest.approx(expected)
-    beyond = _schedule("cosine", solver, max_iter=2)
-    assert _rates(beyond, 4)[2:] == pytest.approx([0, 0])  # as partial_fit may go
-
-
-@pytest.mark.parametrize("solver", UPDATE_RULES)
-def test_onecycle_rises_and_falls(solver):
-    rates = np.array(_rates(_schedule("onecycle", solver, max_iter=101), 110))
-    assert rates[0] == pytest.approx(0.1 / 25)
-    assert rates.argmax() == 30
-    assert rates[30] == pytest.approx(0.1)
-    assert (np.diff(rates[:31]) > 0).all()
-    assert (np.diff(rates[30:101]) < 0).all()
-    assert rates[100:] == pytest.approx([0.1 / 250_000] * 10)
-    assert _rates(_schedule("onecycle", solver, max_iter=1), 1) == pytest.approx([0.1 / 25])
-
-
-def test_a_callable_gives_the_factor():
-    seen = []
-
-    def factor(epoch):
-        seen.append(epoch)
-        return 0.5**epoch
-
-    assert _rates(_schedule(factor, solver="adam"), 3) == [0.1, 0.05, 0.025]
-    assert seen == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("n_samples_seen", [None, 150])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_resume_goes_on(name, n_samples_seen):
-    whole, resumed = _schedule(name), _schedule(name)
-    expected = _rates(whole, 6)
-    first = _schedule(name)
-    _rates(first, 3)
-    resumed.resume(first.epoch, first.rate, n_samples_seen)
-    for epoch in range(3, 6):
-        assert resumed.rate == expected[epoch]
-        resumed.after_epoch((epoch + 1) * 50)
-
-
-# -- lbfgs --
-
-
-def _quadratic(n=8):
-    rng = np.random.RandomState(0)
-    A = rng.normal(size=(n, n))
-    A = A @ A.T + np.eye(n)
-    b = rng.normal(size=n)
-    return (lambda x: (0.5 * x @ A @ x - b @ x, A @ x - b)), np.linalg.solve(A, b)
-
-
-def test_lbfgs_solves_a_quadratic():
-    objective, solution = _quadratic()
-    latest = []
-    result = minimize_lbfgs(
-        objective, np.zeros(8), max_iter=100, max_fun=1000, tol=1e-9, callback=latest.append
-    )
-    assert result.status == 0
-    np.testing.assert_allclose(result.x, solution, rtol=1e-3)
-    assert len(latest) == result.nit
-
-
-@pytest.mark.parametrize("limit", ["max_iter", "max_fun"])
-def test_lbfgs_stops_at_its_limits(limit):
-    objective, _ = _quadratic()
-    limits = {"max_iter": 100, "max_fun": 1000, limit: 3}
-    result = minimize_lbfgs(objective, np.zeros(8), tol=1e-12, **limits)
-    assert result.status == 1
-    assert math.isfinite(result.fun)
