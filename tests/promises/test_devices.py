@@ -1,14 +1,10 @@
 """Fits on an accelerator: the same as on the CPU, and nothing on the wrong device.
 
-Where there is no accelerator they run on a simulated one, in a process of its own.
+`make test` runs them on a simulated accelerator too: `TORCHSK_DEVICE=simulated pytest -m device`.
 """
 
-import os
 import pickle
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -72,19 +68,6 @@ def assert_same(here, there, X, **tolerances):
             expected = getattr(here, method)(X)
             np.testing.assert_allclose(getattr(there, method)(X), expected, **tolerances)
     assert there.n_iter_ == here.n_iter_
-
-
-def test_every_test_of_this_mark_on_a_simulated_accelerator():
-    if os.environ.get("TORCHSK_DEVICE"):
-        pytest.skip("this is that process")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "device", "-p", "no:cacheprovider", "tests"],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"TORCHSK_DEVICE": simulated_device.NAME},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
 
 
 # -- what the simulation refuses, so that the other tests can fail --
