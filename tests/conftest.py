@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import simulated_device
 import torch
-from networks import Classifier, Regressor, threads_of_torchsk
+from networks import SECONDS_BEFORE_DEADLOCK, Classifier, Regressor, threads_of_torchsk
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
-SECONDS_BEFORE_DEADLOCK = 60
-
 matplotlib.use("Agg")
+# A parent may ignore it, as shells do for what runs in the background; children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # more threads cost more than they give at these sizes
 if os.environ.get("TORCHSK_DEVICE") == simulated_device.NAME:
     simulated_device.install()

@@ -9,6 +9,7 @@ from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
 
+SECONDS_BEFORE_DEADLOCK = 60
 SMALL = {"hidden_layer_sizes": (16,), "max_iter": 100, "random_state": 0}
 Classifier = partial(TorchClassifier, **SMALL)
 Regressor = partial(TorchRegressor, **SMALL)
