@@ -226,13 +226,13 @@ def test_tensorboard(iris, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     from torch.utils.tensorboard import SummaryWriter
 
+    writer = SummaryWriter(tmp_path)
     clf = TorchClassifier(
         module=mlp, max_iter=6, random_state=0, early_stopping=True,
-        skorch_callbacks=[
-            lambda: cbs.TensorBoard(SummaryWriter(tmp_path), close_after_train=False)
-        ],
+        skorch_callbacks=[lambda: cbs.TensorBoard(writer, close_after_train=False)],
     )  # fmt: skip
     fitted = clone(clf).fit(*iris)
+    writer.flush()  # its thread writes when it likes
     curves = accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert {"Loss/train_loss", "Loss/valid_loss", "Loss/valid_score"} <= set(
         curves.Tags()["scalars"]
