@@ -8,10 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchsk._heads import (
-    LOSSES,
-    make_head,
-)
+from torchsk._heads import LOSSES, make_head
 
 N_TARGETS = {"binary": 1, "multiclass": 4, "multilabel": 3, "regression": 2}
 DEFAULTS = [(name, kind, None) for name, heads in LOSSES.items() for kind in heads]

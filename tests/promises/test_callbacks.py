@@ -8,10 +8,8 @@ import pytest
 from networks import Classifier, mlp
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import FitFailedWarning
-from sklearn.model_selection import (
-    GridSearchCV,
-)
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
@@ -265,28 +263,6 @@ def test_scoring_monitor_weighs_and_sees_raw_data(breast_cancer):
     monitor = ScoringMonitor(scoring="accuracy")
     model = Classifier(max_iter=3).set_callbacks(monitor).fit(X, labels, weight)
     assert monitor.get_logs().data[-1]["accuracy"] == model.score(X, labels, weight)
-
-
-def test_scoring_monitor_in_a_search_over_pipelines(iris):
-    X, y = iris
-    monitor = ScoringMonitor(scoring="accuracy")
-    pipe = make_pipeline(StandardScaler(), Classifier(max_iter=3).set_callbacks(monitor))
-    GridSearchCV(pipe, {"torchclassifier__alpha": [1e-4, 1.0]}, cv=2).fit(X, y)
-    rows = monitor.get_logs().data
-    assert sum(row["task_name"] == "epoch" for row in rows) == (4 + 1) * 3
-
-
-@pytest.mark.parametrize("where", ["alone", "pipeline", "search"])
-def test_progress_bar(where, iris, capsys):
-    pytest.importorskip("rich")
-    model = {
-        "alone": Classifier(max_iter=3),
-        "pipeline": make_pipeline(StandardScaler(), Classifier(max_iter=3)),
-        "search": GridSearchCV(Classifier(max_iter=3), {"alpha": [1e-4, 1.0]}, cv=2),
-    }[where]
-    model.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(*iris)
-    assert "TorchClassifier" in capsys.readouterr().out
-    assert model.score(*iris) > 0.5
 
 
 class Stop:

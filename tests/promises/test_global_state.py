@@ -14,9 +14,7 @@ import pytest
 import torch
 from networks import Classifier, mlp
 from sklearn.base import clone
-from sklearn.model_selection import (
-    GridSearchCV,
-)
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
@@ -184,7 +182,7 @@ ALONE = {
     "batches": TorchClassifier((8,), batch_size=7, solver="adam", max_iter=10, random_state=1),
     "dropout": TorchClassifier((8, 8), dropout=0.4, max_iter=20, random_state=2),
     "stopping": TorchClassifier((8,), early_stopping=True, max_iter=20, random_state=3),
-    "init": TorchClassifier((8,), init=nn.init.normal_, max_iter=20, random_state=4),
+    "init": TorchClassifier((8,), init=nn.init.normal_, dropout=0.2, max_iter=20, random_state=4),
     "lbfgs": TorchClassifier((8,), solver="lbfgs", max_iter=20, random_state=5),
     "autograd": TorchClassifier((8,), activation=nn.CELU, loss="focal", max_iter=9, random_state=6),
     "wide": TorchClassifier((600,), batch_size=150, max_iter=3, random_state=7),
@@ -261,40 +259,6 @@ def test_the_default_device_does_not_matter(params, iris):
 
 
 # -- what others have set does not matter ----------------------------------------------------------
-
-
-def _global_state():
-    return (
-        torch.random.get_rng_state().tolist(),
-        [np.asarray(part).tolist() for part in np.random.get_state()],  # noqa: NPY002
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        np.geterr(),
-    )
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"dropout": 0.3},
-        {"init": nn.init.normal_, "early_stopping": True},
-        {"solver": "lbfgs"},
-        {"activation": nn.RReLU, "loss": "focal"},
-        {"init": fail},
-        {"learning_rate_init": 1e30, "max_grad_norm": None, "activation": "identity"},
-    ],
-    ids=str,
-)
-def test_global_state_is_left_alone(params, iris):
-    X, y = iris
-    before = _global_state()
-    try:
-        Classifier(max_iter=3, **params).fit(X, y).predict(X)
-    except (ValueError, RuntimeError):
-        pass
-    assert _global_state() == before
 
 
 @pytest.mark.parametrize("params", [{"dropout": 0.3}, {"solver": "lbfgs"}, {"activation": nn.CELU}])

@@ -9,9 +9,7 @@ from sklearn import datasets
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer, log_loss
-from sklearn.model_selection import (
-    train_test_split,
-)
+from sklearn.model_selection import train_test_split
 
 from torchsk import TorchClassifier
 
@@ -134,11 +132,3 @@ def test_a_score_without_meaning_is_recorded_or_an_error(breast_cancer):
         assert np.isnan(net.fit(X, y, **one_class).validation_scores_).tolist() == [True, True]
     with pytest.raises(ValueError, match="score was not finite in epoch 1, though the loss was"):
         net.set_params(early_stopping=True).fit(X, y, **one_class)
-
-
-def test_a_score_that_is_not_a_number_is_called_so(iris):
-    def scorer(net, X, y):
-        return np.nan
-
-    with pytest.raises(ValueError, match="The validation score was not finite in epoch 1"):
-        TorchClassifier(early_stopping=True, scoring=scorer, random_state=0).fit(*iris)

@@ -13,9 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchsk import TorchClassifier, TorchRegressor
-from torchsk._heads import (
-    make_head,
-)
+from torchsk._heads import make_head
 
 FITS = DEFAULTS + [
     ("quantile", "regression", {"quantile": [0.1, 0.5, 0.9]}),

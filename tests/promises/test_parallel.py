@@ -12,7 +12,6 @@ import joblib
 import numpy as np
 import pytest
 from networks import failed_fits
-from sklearn.datasets import load_iris
 from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import RFECV
@@ -32,7 +31,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 import torchsk
-from torchsk import TorchClassifier, _training
+from torchsk import _training
 
 pytestmark = pytest.mark.usefixtures("no_deadlock", "no_thread_left")
 
@@ -225,26 +224,6 @@ def test_a_search_in_worker_processes(iris):
         with pytest.raises(ValueError, match="learning_rate_init"):
             search.fit(*iris)
         search.set_params(error_score=np.nan, param_grid=ALPHAS).fit(*iris)  # a fresh pool
-
-
-def search(backend, n_jobs):
-    X, y = load_iris(return_X_y=True)
-    net = TorchClassifier((6,), max_iter=6, batch_size=32, random_state=0)
-    grid = {"alpha": [1e-4, 1e-3], "learning_rate_init": [0.02, 0.05]}
-    with joblib.parallel_config(backend, n_jobs=n_jobs):
-        return GridSearchCV(net, grid, cv=3).fit(X, y)
-
-
-@pytest.mark.parametrize(
-    ("backend", "n_jobs"), [("loky", 2), ("threading", 2), ("torchsk", 1), ("torchsk", 2)]
-)
-def test_backends_agree(backend, n_jobs):
-    plain, other = search("sequential", 1), search(backend, n_jobs)
-    np.testing.assert_allclose(
-        other.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"], atol=0.011
-    )
-    for ours, theirs in zip(other.best_estimator_.coefs_, plain.best_estimator_.coefs_):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 # -- random searches -------------------------------------------------------------------------------

@@ -591,21 +591,6 @@ def test_invalid_values_are_those_of_scikit_learn(name):
                 estimator.fit(X, y)
 
 
-def test_partial_fit_needs_classes_and_a_stochastic_solver():
-    _, X, y = PROBLEMS["multiclass"]
-    for cls in (TorchClassifier, TorchRegressor):
-        assert not hasattr(cls(solver="lbfgs"), "partial_fit")
-        assert hasattr(cls(solver="adam"), "partial_fit")
-    with pytest.raises(ValueError, match="classes must be passed on the first call"):
-        TorchClassifier().partial_fit(X, y)
-    clf = TorchClassifier().partial_fit(X[:5], np.zeros(5), classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="is not the same as on last call"):
-        clf.partial_fit(X, y, classes=[1, 2])
-    with pytest.raises(ValueError, match="classes not in"):
-        clf.partial_fit(X[:2], [0, 7])
-    np.testing.assert_array_equal(clf.partial_fit(X, y).classes_, [0, 1, 2])
-
-
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 0.5, 1: 3.0}], ids=["balanced", "dict"])
 @pytest.mark.parametrize("problem", ["binary", "multiclass", "multilabel"])

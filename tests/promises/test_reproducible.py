@@ -20,10 +20,7 @@ from joblib import Parallel, delayed
 from networks import Classifier, Net, mlp
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
-from sklearn.model_selection import (
-    GridSearchCV,
-    cross_validate,
-)
+from sklearn.model_selection import GridSearchCV, cross_validate
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
@@ -312,17 +309,6 @@ def test_same_random_state_same_model(wine):
     from_stream = Classifier(random_state=stream, dropout=0.2)
     np.testing.assert_array_equal(from_stream.fit(X, y).coefs_[0], first.coefs_[0])
     assert abs(from_stream.fit(X, y).coefs_[0] - first.coefs_[0]).max() > 0.01
-
-
-def test_fits_in_threads_do_not_meet(wine):
-    X, y = wine
-
-    def fit(seed):
-        return Classifier(random_state=seed, dropout=0.2, init=nn.init.normal_).fit(X, y).coefs_[0]
-
-    with ThreadPoolExecutor(4) as pool:
-        for seed, coef in enumerate(pool.map(fit, range(4))):
-            np.testing.assert_array_equal(coef, fit(seed))
 
 
 @pytest.mark.parametrize("module", [mlp, Net])

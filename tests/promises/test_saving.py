@@ -24,7 +24,7 @@ import pytest
 import scipy.sparse as sp
 import skorch.callbacks as cbs
 import torch
-from networks import Classifier, Net, mlp
+from networks import Net, mlp
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.pipeline import make_pipeline
@@ -219,6 +219,18 @@ FORBIDDEN = (
 )  # fmt: skip
 
 
+class Modules(pickle.Unpickler):
+    """Notes the packages that a pickle needs."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.found = set()
+
+    def find_class(self, module, name):
+        self.found.add(module.split(".")[0])
+        return super().find_class(module, name)
+
+
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_nothing_inside_but_arrays_numbers_and_words(kind, name):
     net, _ = fitted(kind, name)
@@ -231,44 +243,11 @@ def test_nothing_inside_but_arrays_numbers_and_words(kind, name):
             continue  # inside of the caller's own RandomState
         assert type(value).__module__.startswith("torchsk."), path
         assert value is net or dataclasses.is_dataclass(value), path
+    reader = Modules(io.BytesIO(pickle.dumps(net)))
+    reader.load()
+    assert reader.found <= {"torchsk", "numpy", "builtins", "copyreg", "_codecs"}
     arrays = [v for _, v in walk(vars(net), "", set()) if isinstance(v, np.ndarray)]
     assert max(array.size for array in arrays) <= max(2 * n_weights, 700)
-
-
-class _Modules(pickle.Unpickler):
-    """Notes the packages that a pickle needs."""
-
-    def find_class(self, module, name):
-        self.found.add(module.split(".")[0])
-        return super().find_class(module, name)
-
-
-def test_state_holds_no_tensor(clf, reg, halves):
-    X, y, X_val, y_val = halves
-    stopped = Classifier(early_stopping=True, scoring="roc_auc", dropout=0.1, max_iter=3)
-    stopped.fit(X, y, X_val=X_val, y_val=y_val)
-    for model in (clf, reg, stopped):
-        reader = _Modules(io.BytesIO(pickle.dumps(model)))
-        reader.found = set()
-        reader.load()
-        assert reader.found <= {"torchsk", "numpy", "builtins", "copyreg", "_codecs"}
-
-
-def test_copies_predict_alike(clf, iris):
-    X, _ = iris
-    for twin in (pickle.loads(pickle.dumps(clf)), copy.deepcopy(clf)):
-        np.testing.assert_array_equal(twin.predict_proba(X), clf.predict_proba(X))
-        assert twin.loss_curve_ == clf.loss_curve_
-    assert not hasattr(clone(clf), "coefs_")
-
-
-def test_skops_keeps_the_model(clf, iris):
-    skops = pytest.importorskip("skops.io")
-    data = skops.dumps(clf)
-    unknown = skops.get_untrusted_types(data=data)
-    assert all(name.startswith("torchsk.") for name in unknown)
-    twin = skops.loads(data, trusted=unknown)
-    np.testing.assert_array_equal(twin.predict_proba(iris[0]), clf.predict_proba(iris[0]))
 
 
 @pytest.mark.parametrize(

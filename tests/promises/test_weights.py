@@ -1,7 +1,6 @@
 """Weights of samples and classes: zero is absence, k is k rows, a class is its samples."""
 
 import numpy as np
-import pytest
 from networks import Classifier, Regressor, mlp
 from sklearn import datasets
 from sklearn.base import clone
@@ -33,14 +32,6 @@ def test_weights_matter_in_mini_batches_too(breast_cancer):
     assert weighted.mean() > plain.mean()
     scaled = Classifier().fit(X, y, np.ones(569)).predict_proba(X)[:, 1]
     np.testing.assert_allclose(scaled, plain, atol=1e-4)
-
-
-@pytest.mark.parametrize("class_weight", ["balanced", {0: 1.0, 1: 5.0}])
-def test_class_weight_is_sample_weight(class_weight, breast_cancer):
-    X, y = breast_cancer
-    by_class = Classifier(class_weight=class_weight).fit(X, y)
-    by_sample = Classifier().fit(X, y, compute_sample_weight(class_weight, y))
-    np.testing.assert_allclose(by_class.predict_proba(X), by_sample.predict_proba(X), atol=1e-5)
 
 
 def test_class_weight_of_labels():

@@ -5,10 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from torchsk._tensors import (
-    as_numpy,
-    merge_duplicates,
-)
+from torchsk._tensors import as_numpy, merge_duplicates
 
 
 def test_as_numpy():

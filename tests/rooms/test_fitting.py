@@ -55,9 +55,12 @@ def test_partial_fit_errors(iris):
         model.partial_fit(X, y)
     with pytest.raises(ValueError, match="is not the same as on last call"):
         model.partial_fit(X[:100], y[:100], classes=[0, 1, 2])
+    np.testing.assert_array_equal(model.partial_fit(X[:100], y[:100]).classes_, [0, 1])
     with pytest.raises(ValueError, match="class_weight must be None or a dict in partial_fit"):
         Classifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
-    assert not hasattr(Classifier(solver="lbfgs"), "partial_fit")
+    for make in (Classifier, Regressor):
+        assert not hasattr(make(solver="lbfgs"), "partial_fit")
+        assert hasattr(make(solver="adam"), "partial_fit")
 
 
 def test_warm_start_goes_on(iris):

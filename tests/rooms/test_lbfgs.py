@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from torchsk._solvers import (
-    minimize_lbfgs,
-)
+from torchsk._solvers import minimize_lbfgs
 
 
 def _quadratic(n=8):

@@ -7,11 +7,7 @@ import torch
 
 from torchsk import _tensors
 from torchsk._random import seeded_torch
-from torchsk._tensors import (
-    available_devices,
-    one_thread,
-    resolve_device,
-)
+from torchsk._tensors import available_devices, one_thread, resolve_device
 
 # -- devices ---------------------------------------------------------------------------------------
 

@@ -5,11 +5,7 @@ import pytest
 import torch
 from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
-from torchsk._solvers import (
-    SCHEDULES,
-    UPDATE_RULES,
-    make_schedule,
-)
+from torchsk._solvers import SCHEDULES, UPDATE_RULES, make_schedule
 
 
 def _schedule(name, solver="sgd", rate=0.1, power_t=0.5, max_iter=10):

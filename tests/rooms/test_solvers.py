@@ -5,12 +5,7 @@ import pytest
 import torch
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-from torchsk._solvers import (
-    FULL_BATCH_SOLVERS,
-    SOLVERS,
-    UPDATE_RULES,
-    as_column,
-)
+from torchsk._solvers import FULL_BATCH_SOLVERS, SOLVERS, UPDATE_RULES, as_column
 
 N_MODELS, N_PARAMS, N_STEPS = 3, 5, 12
 #: three models that differ in everything

@@ -17,10 +17,7 @@ import torch
 from joblib.parallel import BatchedCalls
 from networks import SECONDS_BEFORE_DEADLOCK, failed_fits, threads_of_torchsk
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import (
-    GridSearchCV,
-    cross_validate,
-)
+from sklearn.model_selection import GridSearchCV, cross_validate
 
 from torchsk import _stacking
 

@@ -7,10 +7,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from torchsk import _tensors
-from torchsk._tensors import (
-    Standardizer,
-    as_tensor,
-)
+from torchsk._tensors import Standardizer, as_tensor
 
 
 @pytest.fixture(scope="module")
