@@ -270,13 +270,14 @@ def _check_random_search(seed):
         np.testing.assert_allclose(outcomes[1], outcomes[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(60))
 def test_random_searches(seed):
     _check_random_search(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 210))
+@pytest.mark.skipif("TORCHSK_EXAMPLES" not in os.environ, reason="TORCHSK_EXAMPLES is not set")
+@pytest.mark.parametrize("seed", range(60, 210))
 def test_more_random_searches(seed):
     _check_random_search(seed)
 

@@ -48,7 +48,7 @@ BAD_PARAMETERS = [
     ({"init": "gauss"}, r"The 'init' parameter of TorchClassifier must be"),
     ({"max_grad_norm": 0.0}, r"The 'max_grad_norm' parameter of TorchClassifier must be"),
     ({"scoring": "beauty"}, r"The 'scoring' parameter of TorchClassifier must be"),
-    ({"early_stopping": True, "validation_fraction": 0.001}, r"validation set is too small|class"),
+    ({"early_stopping": True, "validation_fraction": 0.001}, r"^The validation set is too small"),
 ]
 
 
