@@ -21,6 +21,13 @@ if os.environ.get("TORCHSK_DEVICE") == simulated_device.NAME:
     simulated_device.install()
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Import no file without a test of devices where only those are asked for."""
+    if config.option.markexpr == "device" and collection_path.suffix == ".py":
+        return "mark.device" not in collection_path.read_text() or None
+    return None
+
+
 def pytest_collection_modifyitems(items):
     """Skip tests that need an accelerator where there is none."""
     if torch.accelerator.is_available():

@@ -86,7 +86,7 @@ def test_checks_of_the_array_api_are_not_skipped_where_scipy_has_it():
 # -- a module --------------------------------------------------------------------------------------
 
 
-SMALL = {"module": Small, "max_iter": 100, "solver": "adam", "learning_rate_init": 0.01}
+SMALL = {"module": Small, "max_iter": 30, "solver": "adam", "learning_rate_init": 0.03}
 
 
 @parametrize_with_checks([TorchClassifier(**SMALL), TorchRegressor(**SMALL, standardize=True)])
