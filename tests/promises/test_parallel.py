@@ -1,12 +1,7 @@
-"""In parallel all is the same: in a stack, in processes and threads, on other machines."""
+"""In parallel all is the same: in a stack and in worker processes."""
 
-import json
 import os
-import subprocess
-import sys
-import textwrap
 import warnings
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -280,51 +275,3 @@ def test_random_searches(seed):
 @pytest.mark.parametrize("seed", range(60, 210))
 def test_more_random_searches(seed):
     _check_random_search(seed)
-
-
-# -- on other machines -----------------------------------------------------------------------------
-
-
-def page_blocks(page):
-    """Return the python blocks of a page of docs."""
-    blocks, inside = [], None
-    for line in page.read_text().splitlines():
-        if line.strip() == ".. code-block:: python":
-            inside = []
-            blocks.append(inside)
-        elif inside is not None and (not line.strip() or line.startswith("   ")):
-            inside.append(line)
-        else:
-            inside = None
-    return [textwrap.dedent("\n".join(block)) for block in blocks]
-
-
-COMPARED = """
-assert len(client.scheduler_info()["workers"]) == 2
-plain = GridSearchCV(TorchClassifier((30,), max_iter=20, random_state=0), grid, cv=3).fit(X, y)
-scores = dict(zip(map(str, plain.cv_results_["params"]), plain.cv_results_["mean_test_score"]))
-alone = [scores[str(params)] for params in search.cv_results_["params"]]
-stacked = [abs(scores[str(params)] - score) for params, score in results]
-print(json.dumps({
-    "dask": abs(search.cv_results_["mean_test_score"] - alone).max(),
-    "stacked": max(stacked), "n": len(stacked), "score": net.score(X, y),
-}), flush=True)
-"""
-
-
-def test_the_page_about_dask(tmp_path):
-    pytest.importorskip("distributed")
-    *blocks, close = page_blocks(Path(__file__).parents[2] / "docs" / "distributed.rst")
-    body = textwrap.indent("\n".join([*blocks, COMPARED, close]), "    ")
-    script = tmp_path / "page.py"
-    script.write_text(f"import json\n\nif __name__ == '__main__':\n{body}\n")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=300,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
-    assert report["n"] == 6
-    assert report["dask"] == 0.0  # the same weights
-    assert report["stacked"] < 0.005  # the same within rounding
-    assert report["score"] > 0.95
