@@ -1,0 +1,134 @@
+"""Held-out rows: what is recorded of them, and early stopping by them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from networks import Classifier, Net, Regressor
+from sklearn import datasets
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import get_scorer, log_loss
+from sklearn.model_selection import train_test_split
+
+from torchsk import TorchClassifier
+
+
+def test_validation_rows_are_recorded(halves):
+    X, y, X_val, y_val = halves
+    plain = Classifier().fit(X, y)
+    model = Classifier().fit(X, y, X_val=pd.DataFrame(X_val), y_val=y_val.tolist())
+    np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])  # only recorded
+    assert len(model.validation_loss_curve_) == model.n_iter_ == len(model.loss_curve_)
+    assert model.validation_scores_[-1] == pytest.approx(model.score(X_val, y_val))
+    loss = log_loss(y_val, model.predict_proba(X_val))
+    assert model.validation_loss_curve_[-1] == pytest.approx(loss, rel=1e-4)
+    assert model.best_validation_score_ is None
+    assert plain.validation_loss_curve_ is plain.validation_scores_ is None
+
+
+def _count_certain(estimator, X, y):
+    """A scorer: how many rows get their class with a probability above 0.99."""
+    return float((estimator.predict_proba(X)[np.arange(len(y)), y] > 0.99).sum())
+
+
+SCORINGS = {
+    "score": (None, lambda model, X, y: model.score(X, y)),
+    "loss": ("loss", lambda model, X, y: -log_loss(y, model.predict_proba(X))),
+    "name": ("roc_auc", get_scorer("roc_auc")),
+    "callable": (_count_certain, _count_certain),
+}
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_early_stopping_keeps_the_best_weights(scoring, halves):
+    X, y, X_val, y_val = halves
+    scoring, score = SCORINGS[scoring]
+    model = Classifier(
+        early_stopping=True, scoring=scoring, max_iter=100, alpha=0, n_iter_no_change=3
+    ).fit(X, y, X_val=X_val, y_val=y_val)
+    assert model.n_iter_ < 100
+    assert len(set(model.validation_scores_)) > 1
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert score(model, X_val, y_val) == pytest.approx(model.best_validation_score_, rel=1e-4)
+    assert model.best_loss_ is None
+    assert len(model.validation_scores_) == len(model.validation_loss_curve_) == model.n_iter_
+
+
+def test_early_stopping_of_a_regressor(friedman1):
+    X, y = friedman1
+    model = Regressor(early_stopping=True, max_iter=300).fit(X, y)
+    _, held_out = train_test_split(np.arange(200), test_size=0.1, random_state=_after_the_draws())
+    assert model.score(X[held_out], y[held_out]) == pytest.approx(
+        model.best_validation_score_, rel=1e-4
+    )
+    assert model.validation_loss_curve_[-1] < model.validation_loss_curve_[0]
+
+
+def _after_the_draws():
+    """random_state=0 after the weights of 10-16-1 are drawn."""
+    rng = np.random.RandomState(0)
+    rng.uniform(size=10 * 16 + 16 + 16 + 1)
+    return rng
+
+
+def test_scorers_weigh_the_held_out_rows(halves):
+    X, y, *_ = halves
+    weight = np.where(y == 0, 3.0, 1.0)
+    models = []
+    for enabled in (True, False):
+        with sklearn.config_context(enable_metadata_routing=enabled):
+            model = Classifier(early_stopping=True, scoring="accuracy", max_iter=5)
+            models.append(model.fit(X, y, weight))
+    plain = Classifier(early_stopping=True, max_iter=5).fit(X, y, weight)
+    for model in models:
+        np.testing.assert_allclose(model.validation_scores_, plain.validation_scores_)
+
+
+def test_early_stopping_keeps_the_best(wine):
+    X, y = wine
+    clf = TorchClassifier(
+        module=Net, early_stopping=True, scoring="neg_log_loss", n_iter_no_change=5, random_state=0,
+        learning_rate_init=0.3, max_iter=60, validation_fraction=0.3,
+    ).fit(X, y)  # fmt: skip
+    rng = np.random.RandomState(0)
+    rng.randint(2**31 - 1)
+    _, X_val, _, y_val = train_test_split(X, y, random_state=rng, test_size=0.3)
+    best = max(clf.validation_scores_)
+    assert clf.best_validation_score_ == best
+    assert -log_loss(y_val, clf.predict_proba(X_val)) == pytest.approx(best, rel=1e-5)
+    assert clf.n_iter_ < 60
+    recorded = clone(clf).set_params(early_stopping=False, max_iter=5, scoring=None)
+    recorded.fit(X, y, X_val=X_val, y_val=y_val)
+    assert recorded.validation_scores_[-1] == pytest.approx(recorded.score(X_val, y_val))
+
+
+def test_early_stopping_needs_a_fraction():
+    X, y = datasets.load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match=r"validation_fraction must be in \(0, 1\)"):
+        TorchClassifier(early_stopping=True, validation_fraction=0).fit(X, y)
+
+
+def test_small_classes_in_early_stopping(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match="least populated class"):
+        Classifier(early_stopping=True).fit(X[:51], y[:51])
+
+
+def test_weights_that_vanish_in_the_validation_rows(iris):
+    X, y = iris
+    weight = np.zeros(150)
+    weight[0] = 1
+    with pytest.raises(ValueError, match="sample_weight must not be all zero in the"):
+        Classifier(early_stopping=True).fit(X, y, weight)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_a_score_without_meaning_is_recorded_or_an_error(breast_cancer):
+    X, y = breast_cancer
+    one_class = {"X_val": X[y == 1][:20], "y_val": y[y == 1][:20]}
+    net = Classifier(scoring="roc_auc", max_iter=2)
+    with pytest.warns(ConvergenceWarning):
+        assert np.isnan(net.fit(X, y, **one_class).validation_scores_).tolist() == [True, True]
+    with pytest.raises(ValueError, match="score was not finite in epoch 1, though the loss was"):
+        net.set_params(early_stopping=True).fit(X, y, **one_class)

@@ -1,0 +1,233 @@
+"""Long runs and large data: nothing grows, nothing stays behind, all that is parallel ends.
+
+The full sizes, 10 million rows and 2 GB, are those of `TORCHSK_EXAMPLES=1 pytest -m slow`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+psutil = pytest.importorskip("psutil")
+
+MB = 2**20
+LARGE = [
+    pytest.mark.slow,
+    pytest.mark.skipif("TORCHSK_EXAMPLES" not in os.environ, reason="TORCHSK_EXAMPLES is not set"),
+]
+
+
+def run(script, *arguments, timeout=500, **kwargs):
+    """Run Python code in a process of its own and return what it prints last, from JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, **kwargs,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# -- many fits, many predictions -------------------------------------------------------------------
+
+
+MANY = """
+    import gc, json, sys, threading, warnings
+    import joblib, numpy as np, psutil, torch
+    from sklearn.datasets import load_iris
+    from sklearn.model_selection import GridSearchCV
+    from torchsk import TorchClassifier, TorchRegressor
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    X, y = load_iris(return_X_y=True)
+    process = psutil.Process()
+
+    def linear(n_features, n_outputs):
+        return torch.nn.Linear(n_features, n_outputs)
+
+    def fits(n):
+        for i in range(n):
+            TorchClassifier((20,), max_iter=5, random_state=i, early_stopping=i % 2 > 0).fit(X, y)
+            TorchRegressor(hidden_layer_sizes=(20,), max_iter=5, solver="adam").fit(X, y)
+
+    def modules(n):
+        for i in range(n):
+            TorchClassifier(module=linear, max_iter=3, random_state=i).fit(X, y)
+
+    def failures(n):
+        for i in range(n):
+            try:
+                TorchClassifier(learning_rate_init=1e30, max_grad_norm=None).fit(X, y, -X[:, 0])
+            except ValueError:
+                pass
+
+    net = TorchClassifier((20,), max_iter=5).fit(X, y)
+    row = X[:1].copy()
+
+    def predictions(n):
+        for i in range(n):
+            net.predict_proba(row)
+
+    def goes_on(n):
+        for i in range(n):
+            net.partial_fit(X, y)
+
+    def searches(n):
+        for i in range(n):
+            with joblib.parallel_config("torchsk"):
+                small = TorchClassifier((4,), max_iter=3)
+                GridSearchCV(small, {"alpha": [1e-4, 1e-3]}, cv=3).fit(X, y)
+
+    doings = {"fits": (fits, 100), "modules": (modules, 100), "failures": (failures, 200),
+              "predictions": (predictions, 20000), "partial_fit": (goes_on, 300),
+              "searches": (searches, 20)}
+    report = {}
+    for name, (doing, n) in doings.items():
+        doing(max(5, n // 4))
+        gc.collect()
+        before, threads = process.memory_info().rss, process.num_threads()
+        files, objects = process.num_fds(), len(gc.get_objects())
+        doing(n)
+        gc.collect()
+        report[name] = {
+            "growth": process.memory_info().rss - before,
+            "threads": process.num_threads() - threads,
+            "files": process.num_fds() - files,
+            "objects": (len(gc.get_objects()) - objects) / n,
+        }
+    print(json.dumps(report))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="counts file descriptors")
+def test_nothing_grows():
+    report = run(MANY)
+    print(report)
+    for name, found in report.items():
+        assert found["growth"] < 5 * MB, name
+        assert found["threads"] <= 0, name
+        assert found["files"] <= 0, name
+        # partial_fit keeps one number more of each epoch, and no object
+        assert found["objects"] < 1, name
+
+
+# -- large data ------------------------------------------------------------------------------------
+
+
+ROWS = """
+    import json, resource, sys, warnings
+    import numpy as np, torch
+    from torchsk import TorchClassifier
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    n = int(sys.argv[1])
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(1000, 20)).astype(np.float32)
+    net = TorchClassifier((32,), max_iter=3, random_state=0).fit(X, X[:, 0] > 0)
+    many = np.zeros((n, 20), dtype=np.float32)
+    for start in range(0, n, 1000):
+        many[start : start + 1000] = X[: n - start]
+    few = net.predict_proba(X)
+    net.predict_proba(many[:100_000])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    proba = net.predict_proba(many)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    starts = range(0, n, max(1000, n // 20000 * 1000))
+    same = all(np.array_equal(proba[s : s + 1000], few[: n - s]) for s in starts)
+    print(json.dumps({"growth": after - before, "out": proba.nbytes, "same": bool(same)}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
+@pytest.mark.parametrize("n_rows", [500_000, pytest.param(10_000_000, marks=LARGE)])
+def test_predict_works_in_chunks(n_rows):
+    report = run(ROWS, n_rows)
+    print(report)
+    assert report["same"]
+    # the answer, its parts before they are joined, and the few numbers per row between raw
+    # output and answer: not the inputs in float64, nor the hidden layer
+    assert report["growth"] < 5 * report["out"] + 60 * MB
+
+
+MAPPED = """
+    import json, os, sys, threading, warnings
+    import numpy as np, psutil, torch
+    from torchsk import TorchRegressor
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    path, n = sys.argv[1], int(sys.argv[2])
+    X = np.memmap(path, dtype=np.float32, mode="r", shape=(n, 50))
+    y = np.zeros(n, dtype=np.float32)
+    for start in range(0, n, 100_000):
+        y[start : start + 100_000] = X[start : start + 100_000, 0]
+    net = TorchRegressor(hidden_layer_sizes=(8,), batch_size=5000, max_iter=1, random_state=0)
+    net.fit(X[:20_000], y[:20_000])
+    process, peak, done = psutil.Process(), 0, False
+
+    def anonymous():  # pages of the file can be dropped at any time: they are not ours
+        info = process.memory_info()
+        return info.rss - getattr(info, "shared", 0)
+
+    def watch():
+        global peak
+        while not done:
+            peak = max(peak, anonymous())
+            wait.wait(0.005)
+
+    wait = threading.Event()
+    before = anonymous()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    net.fit(X, y)
+    done = True
+    watcher.join()
+    print(json.dumps({"growth": peak - before, "score": net.score(X[:1000], y[:1000])}))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts shared pages")
+@pytest.mark.parametrize("size", [200 * MB, pytest.param(2000 * MB, marks=LARGE)])
+def test_a_memory_map_is_held_once_in_float32(size, tmp_path):
+    if psutil.disk_usage(tmp_path).free < 3 * size or psutil.virtual_memory().available < 3 * size:
+        pytest.skip("no room")
+    n_rows, path = size // 200, tmp_path / "X.bin"
+    rng = np.random.RandomState(0)
+    try:
+        with path.open("wb") as file:
+            part = rng.normal(size=(n_rows // 20, 50)).astype(np.float32)
+            for _ in range(20):
+                part.tofile(file)
+        report = run(MAPPED, path, n_rows // 20 * 20)
+    finally:
+        path.unlink(missing_ok=True)
+    print(report)
+    assert report["growth"] < size + min(500 * MB, 100 * MB + size // 4)
+    assert report["score"] > 0.5
+
+
+LBFGS = """
+    import json, resource, sys, warnings
+    import numpy as np, torch
+    from torchsk import TorchRegressor
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    X = np.random.RandomState(0).normal(size=(int(sys.argv[1]), 2))
+    net = TorchRegressor(hidden_layer_sizes=500, solver="lbfgs", max_iter=2, random_state=0)
+    net.fit(X[:1000], X[:1000, 0])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    net.fit(X, X[:, 0])
+    print(json.dumps(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes")
+@pytest.mark.parametrize("n_rows", [50_000, 150_000])
+def test_the_memory_of_lbfgs_is_bounded_by_the_widest_layer(n_rows):
+    assert run(LBFGS, n_rows) < 160 * MB

@@ -1,0 +1,223 @@
+"""The built-in network: its own backward against torch autograd, its draws against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from networks import Classifier
+from sklearn.neural_network import MLPClassifier
+from torch import nn
+
+from torchsk._activations import ACTIVATIONS, make_activation
+from torchsk._heads import LOSSES, make_head
+from torchsk._mlp import INITS, Network, NetworkSpec, draw_weights, make_module, pack
+
+N_SAMPLES, N_FEATURES, HIDDEN = 7, 3, (5, 4)
+N_TARGETS = {"binary": 1, "multiclass": 3, "multilabel": 3, "regression": 2}
+HEADS = {
+    f"{loss}-{kind}": make_head(loss, None, kind, N_TARGETS[kind]).on_logits
+    for loss, kinds in LOSSES.items()
+    for kind in kinds
+}
+HEADS["callable-regression"] = make_head(
+    lambda raw, target: (raw - target).abs().pow(1.5), None, "regression", 2
+)
+
+
+class Wave(nn.Module):
+    """A user's own activation."""
+
+    def forward(self, z):
+        return torch.sin(z) + 0.1 * z
+
+
+def _spec(activation, n_outputs=2, dropout=0.0):
+    n_hidden = len(HIDDEN)
+    return NetworkSpec(
+        (N_FEATURES, *HIDDEN, n_outputs), (activation,) * n_hidden, (dropout,) * n_hidden
+    )
+
+
+def _draw(rng, *shape):
+    return torch.from_numpy(rng.normal(size=shape))
+
+
+def _draw_target(head, kind, rng, lead):
+    """Encoded y (*lead, n_samples, n_columns) in the head's domain."""
+    n = int(np.prod(lead, dtype=int)) * N_SAMPLES
+    y = {
+        "binary": rng.randint(2, size=n),
+        "multiclass": rng.randint(3, size=n),
+        "multilabel": rng.randint(2, size=(n, 3)),
+        "regression": rng.uniform(0.5, 2, size=(n, 2)),
+    }[kind]
+    target = torch.from_numpy(head.encode(y))
+    target = target if target.dtype == torch.int64 else target.double()
+    return target.reshape(*lead, N_SAMPLES, -1)
+
+
+def _oracle(spec, flat, X, masks):
+    """Raw outputs of one network in plain torch, differentiable in flat."""
+    coefs, intercepts = spec.split(flat)
+    for activation, coef, intercept, mask in zip(spec.activations, coefs, intercepts, masks):
+        X = make_activation(activation).module()(X @ coef + intercept) * mask
+    return X @ coefs[-1] + intercepts[-1]
+
+
+@pytest.mark.parametrize("n_models", [None, 3], ids=["one", "stack"])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, Wave])
+def test_backward_is_autograd_for_every_head(activation, n_models):
+    rng = np.random.RandomState(0)
+    lead = () if n_models is None else (n_models,)
+    for name, head in HEADS.items():
+        spec = _spec(activation, head.n_outputs, dropout=0.4)
+        # below raw = 20, where torch's softplus becomes the identity
+        flat = 0.5 * _draw(rng, *lead, spec.n_params)
+        X = _draw(rng, *lead, N_SAMPLES, N_FEATURES)
+        target = _draw_target(head, name.split("-")[1], rng, lead)
+        weight = torch.from_numpy(rng.uniform(size=(*lead, N_SAMPLES)))
+        masks = [
+            torch.from_numpy(rng.binomial(1, 0.6, size=(*lead, width, N_SAMPLES)) / 0.6)
+            for width in HIDDEN
+        ]
+
+        raw = torch.empty(*lead, head.n_outputs, N_SAMPLES, dtype=torch.float64).mT
+        gradient = torch.full_like(flat, torch.nan)
+        with torch.no_grad():
+            network = Network(spec, flat)
+            tape = network.forward(X.mT, masks, raw.mT)
+            delta = head.residual(raw, target) * weight.unsqueeze(-1)
+            network.backward(delta.mT, tape, Network(spec, gradient))
+
+        for i in range(n_models or 1):
+            one = i if n_models else ...
+            leaf = flat[one].clone().requires_grad_()
+            oracle = _oracle(spec, leaf, X[one], [mask[one].mT for mask in masks])
+            (head.loss(oracle, target[one]) * weight[one]).sum().backward()
+            np.testing.assert_allclose(raw[one], oracle.detach(), rtol=1e-10, err_msg=name)
+            np.testing.assert_allclose(
+                gradient[one], leaf.grad, rtol=1e-7, atol=1e-10, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("groups", [[5], [2, 3], [1, 3, 1]])
+@pytest.mark.parametrize("hidden", [(), (5, 4)], ids=["linear", "deep"])
+def test_models_that_share_their_rows_compute_what_each_does_alone(hidden, groups):
+    rng = np.random.RandomState(6)
+    spec = NetworkSpec((N_FEATURES, *hidden, 2), ("tanh",) * len(hidden), (0.0,) * len(hidden))
+    no_masks = [None] * len(hidden)
+    flat, delta = _draw(rng, 5, spec.n_params), _draw(rng, 5, 2, N_SAMPLES)
+    X = _draw(rng, len(groups), N_FEATURES, N_SAMPLES)
+    out, gradient = torch.empty_like(delta), torch.empty_like(flat)
+    network = Network(spec, flat, groups)
+    network.backward(
+        delta.clone(), network.forward(X, no_masks, out), Network(spec, gradient, groups)
+    )
+    for i, group in enumerate(np.repeat(np.arange(len(groups)), groups)):
+        expected, part = torch.empty_like(delta[i]), torch.empty_like(flat[i])
+        alone = Network(spec, flat[i])
+        tape = alone.forward(X[group], no_masks, expected)
+        alone.backward(delta[i].clone(), tape, Network(spec, part))
+        torch.testing.assert_close(out[i], expected)
+        torch.testing.assert_close(gradient[i], part)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, Wave])
+def test_no_hidden_layer_and_no_dropout(activation):
+    rng = np.random.RandomState(1)
+    linear = NetworkSpec((N_FEATURES, 2), (), ())
+    assert Network(linear, torch.zeros(linear.n_params)).predict(torch.ones(4, 3)).shape == (4, 2)
+    spec, X = _spec(activation), _draw(rng, N_SAMPLES, N_FEATURES)
+    flat = _draw(rng, spec.n_params)
+    raw = torch.empty(2, N_SAMPLES, dtype=torch.float64).mT
+    Network(spec, flat).forward(X.clone().mT, [None, None], raw.mT)
+    np.testing.assert_allclose(Network(spec, flat).predict(X), raw, rtol=1e-12)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, Wave])
+def test_module_computes_what_the_network_predicts(activation):
+    rng = np.random.RandomState(2)
+    spec = _spec(activation, dropout=0.5)
+    flat, X = rng.normal(size=spec.n_params), _draw(rng, N_SAMPLES, N_FEATURES).float()
+    module = make_module(spec, *spec.split(flat))
+    expected = Network(spec, torch.from_numpy(flat).float()).predict(X.clone())
+    torch.testing.assert_close(module(X).detach(), expected)
+    assert not module.training  # dropout sleeps
+    assert sum(isinstance(layer, nn.Dropout) for layer in module) == len(HIDDEN)
+
+
+def test_split_and_pack_are_inverse():
+    spec = _spec("relu")
+    flat = np.arange(float(spec.n_params))
+    coefs, intercepts = spec.split(flat)
+    assert [coef.shape for coef in coefs] == [(3, 5), (5, 4), (4, 2)]
+    assert [intercept.shape for intercept in intercepts] == [(5,), (4,), (2,)]
+    assert sum(coef.size for coef in coefs) == spec.n_coefs
+    np.testing.assert_array_equal(pack(coefs, intercepts), flat)
+    stacked, _ = spec.split(torch.zeros(6, spec.n_params))
+    assert stacked[0].shape == (6, 3, 5)
+    coefs[0][0, 0] = -1  # views: an in-place update of the weights is seen
+    assert flat[0] == -1
+
+
+@pytest.mark.parametrize("activation", ["relu", "logistic", "tanh"])
+def test_glorot_uniform_are_scikit_learns_draws(activation):
+    spec = _spec(activation)
+    mlp = MLPClassifier(activation=activation)
+    mlp._random_state = np.random.RandomState(3)
+    layers = [
+        mlp._init_coef(fan_in, fan_out, np.float64)
+        for fan_in, fan_out in zip(spec.layer_sizes, spec.layer_sizes[1:])
+    ]
+    np.testing.assert_array_equal(
+        draw_weights(spec, "glorot_uniform", np.random.RandomState(3)), pack(*zip(*layers))
+    )
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_inits_of_torch(name):
+    spec = _spec("relu")
+    flat = draw_weights(spec, name, np.random.RandomState(4))
+    coefs, intercepts = spec.split(flat)
+    assert not np.concatenate(intercepts).any()
+    weight = torch.empty(HIDDEN[0], N_FEATURES)  # nn.Linear's layout
+    fill_ = getattr(nn.init, name + "_")
+    try:
+        seed = np.random.RandomState(4).randint(2**31 - 1)
+        fill_(weight, generator=torch.Generator().manual_seed(int(seed)))
+    except TypeError:  # draws nothing
+        fill_(weight)
+    np.testing.assert_array_equal(coefs[0].T, weight.numpy())
+    np.testing.assert_array_equal(flat, draw_weights(spec, name, np.random.RandomState(4)))
+
+
+def test_init_may_be_a_callable():
+    spec = _spec("relu")
+    before = torch.random.get_rng_state()
+    shapes = []
+
+    def fill_(weight):
+        shapes.append(tuple(weight.shape))
+        weight.copy_(torch.randn_like(weight))
+
+    flat = draw_weights(spec, fill_, np.random.RandomState(5))
+    assert shapes == [(5, 3), (4, 5), (2, 4)]
+    np.testing.assert_array_equal(flat, draw_weights(spec, fill_, np.random.RandomState(5)))
+    assert (flat != draw_weights(spec, fill_, np.random.RandomState(6))).any()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "init", ["kaiming_normal", "orthogonal", "xavier_uniform", nn.init.normal_]
+)
+def test_inits_learn(init, wine):
+    model = Classifier(init=init).fit(*wine)
+    assert model.score(*wine) > 0.95
+    assert abs(model.coefs_[0] - Classifier().fit(*wine).coefs_[0]).max() > 0.01
+
+
+def test_dropout_acts_in_training_only(wine):
+    X, y = wine
+    plain, dropped = Classifier().fit(X, y), Classifier(dropout=[0.5]).fit(X, y)
+    assert dropped.loss_ > plain.loss_
+    np.testing.assert_array_equal(dropped.predict_proba(X), dropped.predict_proba(X))
+    assert dropped.score(X, y) > 0.95
