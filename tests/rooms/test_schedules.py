@@ -6,11 +6,13 @@ import torch
 from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
 from torchsk._schedules import SCHEDULES, make_schedule
-from torchsk._solvers import UPDATE_RULES
+from torchsk._solvers import UPDATE_RULES, is_scheduled
 
 
 def _schedule(name, solver="sgd", rate=0.1, power_t=0.5, max_iter=10):
-    return make_schedule(name, rate, solver=solver, power_t=power_t, max_iter=max_iter)
+    return make_schedule(
+        name, rate, power_t=power_t, max_iter=max_iter, scheduled=is_scheduled(solver)
+    )
 
 
 def _rates(schedule, n_epochs, n_samples=50):
