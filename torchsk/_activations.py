@@ -114,6 +114,13 @@ def make_activation(activation: str | type[nn.Module]) -> Activation:
     return Activation(forward, backward_, activation, saves_input=True)
 
 
+def is_sigmoid(activation: str | type[nn.Module]) -> bool:
+    """Return whether it passes on less than a third of a signal of size 1, as sigmoids do."""
+    signal = torch.tensor([[-1.0, 1.0]], device="cpu")  # whatever the default device
+    low, high = make_activation(activation).forward_(signal).flatten()
+    return bool((high - low).abs() < 2 / 3)
+
+
 def check_activation(activation: Any) -> None:
     """Raise unless it is in the table, or an nn.Module class without parameters."""
     if isinstance(activation, str) and activation in ACTIVATIONS:

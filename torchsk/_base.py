@@ -19,7 +19,7 @@ from torchsk._data import Data, as_numpy, check_weights
 from torchsk._fitting import make_job
 from torchsk._heads import Head, make_head
 from torchsk._models import Fitted, Model
-from torchsk._parameters import PARAMETER_CONSTRAINTS
+from torchsk._parameters import PARAMETER_CONSTRAINTS, Settings
 from torchsk._sklearn_compat import CALLBACK_STATE, callback_tasks, check_weight
 from torchsk._targets import Targets
 from torchsk._training import Lane, TrainingResult, lane_of
@@ -77,8 +77,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             head.check_target(y)
             if held_out is not None:
                 head.check_target(held_out.y, "y_val")
-            class_weight = getattr(self, "class_weight", None)
-            data = targets.weigh(Data(X, y, weight), class_weight, incremental)
+            data, held_out = targets.class_weights(
+                Data(X, y, weight), held_out, getattr(self, "class_weight", None), incremental
+            )
             self._check_weights(data.weight, head)
             job = make_job(self, data, held_out, targets, head, before, incremental=incremental)
             tasks = callback_tasks(
@@ -97,6 +98,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             if isinstance(self.random_state, np.random.RandomState):
                 job.draw_unused_orders(result.n_iter)
             self._set_fitted(targets, job.lane, result)
+            self._set_resolved(job.settings, job.model)
             if tasks is not None:
                 after_fit()
         return self
@@ -176,6 +178,15 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 self.__dict__.pop(name, None)
         if result.warning is not None:
             warnings.warn(result.warning)
+
+    def _set_resolved(self, settings: Settings, model: Model) -> None:
+        """Set what "auto" has become."""
+        self.alpha_ = settings.equivalent_alpha
+        self.batch_size_ = settings.batch_size
+        self.learning_rate_init_ = settings.learning_rate_init
+        self.__dict__.pop("dropout_", None)
+        if model.dropout is not None:
+            self.dropout_ = list(model.dropout)
 
     # -- fitted --
 

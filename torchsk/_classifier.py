@@ -35,29 +35,41 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         directly (decoupled weight decay). "lbfgs" sees all rows at once and computes in float64.
         An optimizer class of torch, or a functools.partial of one, is run by skorch.
 
-    alpha : float, default=0.0001
-        L2 penalty on the weights (not on the intercepts), at least 0. As in scikit-learn, a batch
-        adds ``alpha / 2 * ||W||^2 / (sum of its sample weights)`` to its mean loss.
+    alpha : float or "auto", default="auto"
+        L2 penalty on the weights (not on the intercepts), at least 0. "auto" adds
+        ``lambda / 2 * ||W||^2`` to the weighted mean loss of every batch; lambda falls as 1 / n
+        with the number of rows, grows with that of columns, and is a quarter for each hidden layer
+        of sigmoids (`alpha_` says what it became). A number means what it means in scikit-learn: a
+        batch adds ``alpha / 2 * ||W||^2 / (sum of its sample weights)``, so weights that sum to 1
+        multiply its effect by the number of rows. With `module` "auto" is 0.0001.
 
     batch_size : int or "auto", default="auto"
-        Rows per step; "auto" is ``min(200, n_samples)``.
+        Rows per step. "auto" cuts an epoch into about 12 batches of 32 to 200 rows that are even
+        but for a row. Up to 1000 rows it counts equal rows (of equal targets) as one of more
+        weight, so that a row of weight k and k such rows give the same network.
 
     learning_rate : {"constant", "invscaling", "adaptive", "cosine", "onecycle"}, callable, or \
-            torch.optim.lr_scheduler class, default="constant"
-        Schedule of the learning rate. "invscaling" and "adaptive" are scikit-learn's and act with
-        ``solver="sgd"``. "cosine" and "onecycle" are spread over `max_iter` epochs. A callable
-        gives the factor of an epoch, counted from 0. A scheduler class of torch, or a
-        functools.partial of one, is run by skorch.
+            torch.optim.lr_scheduler class, default="onecycle"
+        Schedule of the learning rate. "onecycle" and "cosine" are spread over `max_iter` epochs
+        and run to their end; `partial_fit`, which has no end, trains at a constant rate where it
+        is "onecycle". "constant", "invscaling" and "adaptive" are scikit-learn's; the latter two
+        act with ``solver="sgd"``. A callable gives the factor of an epoch, counted from 0. A
+        scheduler class of torch, or a functools.partial of one, is run by skorch.
 
     learning_rate_init : float or "auto", default="auto"
-        Initial learning rate, above 0. "auto" is 0.05 for "sgd", 0.01 for "adagrad" and 0.001
-        for the others.
+        Initial learning rate, above 0; under "onecycle" the peak. "auto" is then 0.2 for "sgd" and
+        "adagrad", 0.02 for "adam" and "adamw", 0.005 for "rmsprop" and 0.01 for a class of torch, a
+        quarter of it with `module`. In
+        `partial_fit` and under schedules that have no end it is 0.05 for "sgd", 0.01 for "adagrad"
+        and 0.001 for the others. The MLP's 0.001 is far too small for "sgd" in 50 epochs.
 
     power_t : float, default=0.5
         Exponent of "invscaling".
 
-    max_iter : int, default=200
-        Largest number of epochs (iterations for "lbfgs").
+    max_iter : int, default=50
+        Length of the schedule in epochs under "onecycle" and "cosine", which run to their end:
+        more is slower, not better, so do not carry over 1000 from an MLP. Under the other
+        schedules the largest number of epochs. Iterations for "lbfgs".
 
     shuffle : bool, default=True
         Whether the rows are shuffled before each epoch.
@@ -66,8 +78,9 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Seeds initial weights, validation split, shuffles and dropout.
 
     tol : float, default=1e-4
-        Smallest change of the loss (or validation score) that counts as an improvement. The loss
-        is that of the standardised targets.
+        Smallest change of the loss (or of what early stopping watches) that counts as an
+        improvement. The loss is that of the standardised targets. Without early stopping it acts
+        under schedules that have no end: not under "onecycle" and "cosine".
 
     verbose : bool or int, default=False
         Whether to print each epoch.
@@ -82,8 +95,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Whether the momentum is Nesterov's.
 
     early_stopping : bool, default=False
-        Whether to hold out rows, to stop when their score no longer improves, and to keep the
-        weights of the best epoch.
+        Whether to hold out rows, to stop when what `scoring` watches no longer improves, and to
+        keep the weights of the best epoch.
 
     validation_fraction : float, default=0.1
         Fraction of the rows that is held out, in [0, 1).
@@ -95,7 +108,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Keeps the denominators of Adam and its kin from zero, above 0.
 
     n_iter_no_change : int or numpy.inf, default=10
-        Number of epochs without improvement that are tolerated.
+        Number of epochs without improvement that are tolerated, where `tol` acts; twice as many
+        under "onecycle" and "cosine", whose best epochs are the last ones.
 
     max_fun : int, default=15000
         Largest number of loss evaluations of "lbfgs".
@@ -117,8 +131,11 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
     module_params : dict, default=None
         Keyword arguments of `module`.
 
-    dropout : float or list of float, default=0.0
-        Probability in [0, 1) of dropping a unit after each hidden activation; not with "lbfgs".
+    dropout : float, list of float or "auto", default="auto"
+        Probability in [0, 1) of dropping a unit after each hidden activation, rounded to a
+        multiple of 1 / 256; not with "lbfgs".
+        "auto" is 0.1 in layers of 16 units or more where rows are more than 1000, but at most 206
+        for each column, else 0.
 
     init : str or callable, default="glorot_uniform"
         "glorot_uniform" draws as scikit-learn does. The name of a function of torch.nn.init, such
@@ -129,13 +146,13 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Whether inputs are centred and scaled with the (weighted) statistics of the first
         fit. Sparse inputs are scaled only. "auto" is True, and False with `module`.
 
-    scoring : str, callable or None, default=None
-        What early stopping watches: None is the score of the estimator (accuracy), "loss" the
-        validation loss, or any scorer of scikit-learn.
+    scoring : str, callable or None, default="loss"
+        What early stopping watches: "loss" is the loss of the held-out rows (weighed by classes as
+        training is), None the score of the estimator (accuracy), or any scorer of scikit-learn.
 
     max_grad_norm : float, "auto" or None, default="auto"
         Largest norm of the gradient, above 0; longer ones are scaled back. "auto" is 1.0 for
-        "sgd" and None, no limit, for the others.
+        "sgd" on the built-in network and None, no limit, for all else.
 
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weights of the classes, multiplied into the sample weights. "balanced" is
@@ -147,7 +164,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         accelerator, else the CPU.
 
     skorch_callbacks : list, default=None
-        skorch callbacks: instances, classes or factories. Training is then run by skorch.
+        skorch callbacks: instances, classes or factories. Training is then run by skorch. One that
+        changes the learning rate needs ``learning_rate="constant"``, which leaves it alone.
 
     Attributes
     ----------
@@ -186,7 +204,19 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Score of the held-out rows after each epoch.
 
     best_validation_score_ : float or None
-        Best score with early stopping.
+        With early stopping the score of the epoch whose weights were kept.
+
+    alpha_ : float
+        The number for `alpha` that does what was done: with "auto" nearly, on rows of weight 1.
+
+    batch_size_ : int
+        Rows in the largest batch.
+
+    dropout_ : list of float
+        Probability of dropping a unit, for each hidden layer (not with `module`).
+
+    learning_rate_init_ : float
+        The initial learning rate, or the peak of "onecycle".
 
     n_layers_ : int
         Number of layers, input and output included.
@@ -243,12 +273,12 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         activation="relu",
         *,
         solver="sgd",
-        alpha=0.0001,
+        alpha="auto",
         batch_size="auto",
-        learning_rate="constant",
+        learning_rate="onecycle",
         learning_rate_init="auto",
         power_t=0.5,
-        max_iter=200,
+        max_iter=50,
         shuffle=True,
         random_state=None,
         tol=1e-4,
@@ -267,10 +297,10 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         loss_params=None,
         module=None,
         module_params=None,
-        dropout=0.0,
+        dropout="auto",
         init="glorot_uniform",
         standardize="auto",
-        scoring=None,
+        scoring="loss",
         max_grad_norm="auto",
         class_weight=None,
         device="cpu",
@@ -346,7 +376,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
     @available_if(lambda self: self._has_epochs())
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None, classes=None):
-        """Train one more epoch on X and y.
+        """Train one more epoch on X and y, at a constant rate unless a schedule is named.
 
         Parameters
         ----------

@@ -15,7 +15,7 @@ from torchsk._classifier import TorchClassifier
 from torchsk._heads import make_head
 from torchsk._mlp import NetworkSpec, pack
 from torchsk._models import MLPModel
-from torchsk._parameters import resolve_learning_rate
+from torchsk._parameters import Settings, resolve_learning_rate
 from torchsk._regressor import TorchRegressor
 from torchsk._solvers import UPDATE_RULES
 from torchsk._targets import Labels, Numbers, Targets
@@ -31,7 +31,9 @@ THEIRS: dict[type[BaseTorchMLP], tuple[type, tuple[str, ...]]] = {
     TorchRegressor: (MLPRegressor, ("squared_error", "poisson")),
 }
 #: what ours does that scikit-learn's does not, switched off
-AS_SKLEARN = {"standardize": False, "max_grad_norm": None}
+AS_SKLEARN = {"dropout": 0.0, "standardize": False, "max_grad_norm": None, "scoring": None}
+#: scikit-learn's "auto"
+BATCH_SIZE = 200
 ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 #: parameters of training, and what scikit-learn knows of their values
 CHOICES = {
@@ -53,10 +55,11 @@ ATTRIBUTES = (
 def from_sklearn(estimator: Any) -> Any:
     """Return the torchsk counterpart of a scikit-learn MLP, or of an estimator that holds some.
 
-    The result has the same parameters, with ``standardize=False`` and ``max_grad_norm=None``, so
-    that fitting it gives scikit-learn's weights. If the MLP is fitted, the result is fitted too: it
-    has the same weights, predictions and fitted attributes, and ``partial_fit`` goes on with the
-    moments of the solver.
+    The result has the same parameters, with ``dropout=0``, ``standardize=False``,
+    ``max_grad_norm=None``, ``scoring=None`` and ``batch_size=200`` for "auto", so that fitting it
+    gives scikit-learn's weights. If the MLP is fitted, the result is fitted too: it has the same
+    weights, predictions and fitted attributes, and ``partial_fit`` goes on with the moments of the
+    solver.
 
     Parameters
     ----------
@@ -102,7 +105,8 @@ def to_sklearn(estimator: Any) -> Any:
     Standardisation is folded into the weights, which are then in float64.
 
     What scikit-learn's MLP does not have is left out as far as it concerns training only: the
-    solvers and schedules beyond scikit-learn's become its default ones, and ``dropout``,
+    solvers and schedules beyond scikit-learn's become its default ones, "auto" becomes the number
+    that it has been in the fit, and ``dropout``,
     ``class_weight``, ``init``, ``scoring``, ``max_grad_norm`` and ``device`` have no counterpart.
     Fitting the result therefore trains another model; predicting with it gives the same
     predictions.
@@ -139,7 +143,8 @@ def to_sklearn(estimator: Any) -> Any:
     >>> net = TorchRegressor(hidden_layer_sizes=20, random_state=0).fit(X, y)
     >>> mlp = to_sklearn(net)
     >>> mlp
-    MLPRegressor(hidden_layer_sizes=20, learning_rate_init=0.02, random_state=0,
+    MLPRegressor(alpha=0.36..., batch_size=34, hidden_layer_sizes=20,
+                 learning_rate_init=0.02, max_iter=50, random_state=0,
                  solver='sgd')
     >>> np.allclose(mlp.predict(X), net.predict(X))
     True
@@ -202,6 +207,8 @@ def _from_mlp(mlp: Any) -> BaseTorchMLP:
     """Return our estimator, fitted if the MLP is."""
     theirs, ours = next(pair for pair in OURS.items() if isinstance(mlp, pair[0]))
     params = {name: getattr(mlp, name) for name in theirs().get_params()}
+    if params["batch_size"] == "auto":
+        params["batch_size"] = BATCH_SIZE
     est = ours(**copy.deepcopy(params), **AS_SKLEARN)
     _copy_routing(mlp, est)
     if not hasattr(mlp, "coefs_"):
@@ -227,6 +234,8 @@ def _from_mlp(mlp: Any) -> BaseTorchMLP:
     state = _solver_state(mlp)
     result = TrainingResult(model, _progress(mlp), mlp.n_iter_, float(mlp.loss_), state)
     est._set_fitted(targets, lane_of(mlp.solver), result)
+    n_rows = mlp.t_ // max(1, mlp.n_iter_) or BATCH_SIZE  # lbfgs does not count them
+    est._set_resolved(Settings.of(est, n_rows, mlp.n_features_in_), model)
     return est
 
 
@@ -241,6 +250,7 @@ def _progress(mlp: Any) -> Progress:
         loss_curve=curve,
         validation_scores=None if scores is None else [float(score) for score in scores],
         best_loss=np.inf if best_loss is None else float(best_loss),
+        best_watched=-np.inf if best_score is None else float(best_score),
         best_score=-np.inf if best_score is None else float(best_score),
         n_no_improvement=getattr(mlp, "_no_improvement_count", 0),
         n_samples_seen=int(mlp.t_),
@@ -283,8 +293,14 @@ def _to_mlp(est: BaseTorchMLP) -> Any:
         value = getattr(est, name)
         if name not in CHOICES or value in CHOICES[name]:
             params[name] = copy.deepcopy(value)
+    for name in ("alpha", "batch_size"):  # the two go together
+        if params[name] == "auto":
+            params[name] = getattr(est, f"{name}_", getattr(theirs(), name))
+    if est.batch_size == BATCH_SIZE:  # the same, but no number that may be larger than n
+        params["batch_size"] = "auto"
+    changes_schedule = params["learning_rate"] != est.learning_rate
     params |= {
-        "learning_rate_init": resolve_learning_rate(est),
+        "learning_rate_init": resolve_learning_rate(est, incremental=changes_schedule),
         "activation": _activation(est, model),
     }
     loss = _loss(est, model, losses)

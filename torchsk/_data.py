@@ -70,10 +70,10 @@ def check_weights(weight: np.ndarray) -> None:
 
 
 def merge_duplicates(data: Data) -> Data:
-    """Return one row per distinct (x, y) with the sum of their weights, sorted by content.
+    """Return one row per distinct (x, y) with the sum of their weights, sorted by their values.
 
     Rows of weight zero are left out. k copies of a row and one row of weight k give the same
-    result, so a full-batch fit on either is the same computation, bit by bit.
+    result, so a fit on either is the same computation, bit by bit.
     """
     given = np.ones(len(data)) if data.weight is None else data.weight
     groups: dict[bytes, tuple[int, float]] = {}
@@ -88,20 +88,27 @@ def merge_duplicates(data: Data) -> Data:
 
 
 def _row_keys(X: Any, y: np.ndarray) -> Iterator[bytes]:
-    """Yield the bytes of each (x, y); -0.0 is 0.0."""
-    targets = np.ascontiguousarray(y.reshape(len(y), -1), dtype=np.float64) + 0.0
+    """Yield the bytes of each (x, y); they sort as the values do, whatever their unit or dtype."""
+    targets = y.reshape(len(y), -1)
     if sp.issparse(X):
         matrix = sp.csr_array(X, dtype=np.float64, copy=True)
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
-        bounds = matrix.indptr
+        bounds, data, targets = matrix.indptr, _sortable(matrix.data), _sortable(targets)
+        indices = matrix.indices.astype(">u8")
         for i, target in enumerate(targets):
             row = slice(bounds[i], bounds[i + 1])
-            indices = matrix.indices[row].astype(np.int64)
-            yield indices.tobytes() + matrix.data[row].tobytes() + target.tobytes()
+            yield indices[row].tobytes() + data[row].tobytes() + target.tobytes()
     else:
-        for row in np.hstack([X, targets], dtype=np.float64) + 0.0:
+        for row in _sortable(np.hstack([X, targets], dtype=np.float64)):
             yield row.tobytes()
+
+
+def _sortable(values: np.ndarray) -> np.ndarray:
+    """Return integers whose bytes sort as the numbers do; -0.0 is 0.0."""
+    bits = (np.ascontiguousarray(values, dtype=np.float64) + 0.0).view(np.uint64)
+    sign = np.uint64(1 << 63)
+    return np.where(bits & sign, ~bits, bits | sign).astype(">u8")
 
 
 def as_numpy(data: Any) -> Any:

@@ -4,14 +4,15 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
+from torchsk import _defaults
 from torchsk._data import Data, is_mapped, merge_duplicates
 from torchsk._heads import Head
 from torchsk._mlp import draw_weights
@@ -27,7 +28,7 @@ from torchsk._standardizer import Standardizer
 from torchsk._targets import Targets
 from torchsk._training import Lane, Progress, SolverState, TrainingJob, Validation, lane_of
 
-# up to this many rows in one batch, duplicates are merged: k repeats = weight k, bit by bit
+# up to this many rows, and with batches by our rule, duplicates are merged: k repeats = weight k
 MAX_ROWS_TO_MERGE = 1000
 
 
@@ -68,23 +69,25 @@ def make_job(
     if not lane.has_epochs and (model.mixes_rows or held_out is not None):
         what = "dropout" if model.mixes_rows else "X_val and y_val"
         warnings.warn(f"solver={estimator.solver!r} makes no use of {what}.")
-    if early_stopping and held_out is None:
+    is_split = early_stopping and held_out is None
+    if is_split:
         data, held_out = _split(data, estimator.validation_fraction, targets, rng)
     n_rows = len(data)
-    settings = Settings.of(
-        estimator, n_rows, early_stopping=early_stopping, incremental=incremental
-    )
-    # one batch of all rows, in which neither order nor copies can matter
-    is_one_batch = n_rows <= min(MAX_ROWS_TO_MERGE, settings.batch_size)
-    if is_one_batch and head.per_sample and not (early_stopping or model.mixes_rows):
+    if head.per_sample and not is_split and _merges_duplicates(estimator, data, model):
         data = merge_duplicates(data)
+    progress = _progress(estimator, targets, held_out, before, early_stopping)
+    n_known = len(data) + (progress.n_samples_seen if incremental else 0)
+    settings = Settings.of(
+        estimator, len(data), data.X.shape[1], n_known=n_known, has_epochs=lane.has_epochs,
+        early_stopping=early_stopping, incremental=incremental,
+    )  # fmt: skip
+    if estimator.dropout == "auto" and lane.has_epochs:
+        model = model.with_dropout(partial(_defaults.dropout, n_known, data.X.shape[1]))
     if before is None and _standardizes(estimator):
         model = _with_scalers(model, data)
     head = model.head
     if model.y_scaler is not None:
         head = head.standardized(model.y_scaler.scale)
-    progress = Progress(early_stopping) if before is None else before.progress.copy()
-    progress.early_stopping = early_stopping
     job = TrainingJob(
         lane=lane,
         model=model,
@@ -92,7 +95,7 @@ def make_job(
         rows=_examples(data, model, head, lane, device),
         settings=settings,
         schedule=make_schedule(
-            "constant" if class_of(estimator.learning_rate) else estimator.learning_rate,
+            _schedule_name(estimator, incremental),
             settings.learning_rate_init,
             power_t=estimator.power_t,
             max_iter=estimator.max_iter,
@@ -109,6 +112,40 @@ def make_job(
         rows = _examples(held_out, model, head, lane, device, "_val")
         job.validation = Validation(rows, _score(estimator, model, targets, progress, held_out))
     return job
+
+
+def _progress(
+    estimator: Any,
+    targets: Targets,
+    held_out: Data | None,
+    before: Fitted | None,
+    early_stopping: bool,
+) -> Progress:
+    """Return the record to go on with, which knows what decides in this call."""
+    progress = Progress(early_stopping) if before is None else before.progress.copy()
+    is_loss = isinstance(estimator.scoring, str) and estimator.scoring == "loss"
+    is_constant = held_out is not None and targets.is_constant(held_out.y)
+    progress.watch(early_stopping, is_loss or is_constant)
+    return progress
+
+
+def _schedule_name(estimator: Any, incremental: bool) -> Any:
+    """Return the schedule's name, or a callable; partial_fit has no end to come down to."""
+    schedule = estimator.learning_rate
+    if class_of(schedule) is not None or (incremental and schedule == "onecycle"):
+        return "constant"
+    return schedule
+
+
+def _merges_duplicates(estimator: Any, data: Data, model: Model) -> bool:
+    """Return whether equal rows count as one of more weight: where neither order nor n is given."""
+    is_mixed = model.mixes_rows and model.dropout is None
+    return (
+        estimator.batch_size == "auto"
+        and len(data) <= MAX_ROWS_TO_MERGE
+        and bool(estimator.shuffle)
+        and not is_mixed
+    )
 
 
 def choose_lane(estimator: Any, targets: Targets) -> Lane:
@@ -168,12 +205,7 @@ def _split(
             "validation_fraction must be in (0, 1) with early_stopping and without X_val; "
             f"got validation_fraction={fraction!r}."
         )
-    train, validation = train_test_split(
-        np.arange(len(data)),
-        random_state=rng,
-        test_size=fraction,
-        stratify=targets.stratify(data.y),
-    )
+    train, validation = targets.split(data.y, fraction, rng)
     if len(validation) < 2:
         raise ValueError(
             "The validation set is too small. Increase 'validation_fraction' or the size of "
@@ -239,10 +271,10 @@ def _resume(job: TrainingJob, state: SolverState) -> None:
 
 def _score(
     estimator: Any, model: Model, targets: Targets, progress: Progress, held_out: Data
-) -> str | Callable[[Model], float] | None:
-    """Return what early stopping watches: the head's score, the loss, or a user's scorer."""
+) -> Callable[[Model], float] | None:
+    """Return how held-out rows are scored: by a user's scorer, or (None) by the head."""
     if estimator.scoring is None or estimator.scoring == "loss":
-        return estimator.scoring
+        return None
     fitted = copy.copy(estimator)
     fitted.__dict__.pop("feature_names_in_", None)
     fitted._fitted = Fitted(model, targets, progress)

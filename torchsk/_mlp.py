@@ -11,6 +11,7 @@ and so is the `out` that raw outputs are written to. `Network.predict` alone has
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from torchsk._activations import make_activation
+from torchsk._dropout import Dropout, Masks
 from torchsk._matmul import affine, outer_into, product
 from torchsk._runtime import seeded_torch
 
@@ -54,6 +56,11 @@ class NetworkSpec:
     def n_params(self) -> int:
         """Length of the flat vector of weights."""
         return self.n_coefs + sum(self.layer_sizes[1:])
+
+    @property
+    def dropped(self) -> list[int]:
+        """Widths of the layers that drop units."""
+        return [width for width, p in zip(self.layer_sizes[1:], self.dropout) if p]
 
     def split(self, flat: Any) -> tuple[list[Any], list[Any]]:
         """Return views (coefs, intercepts) of flat weights (..., n_params), array or tensor."""
@@ -237,9 +244,16 @@ class Network:
 
 
 def make_module(
-    spec: NetworkSpec, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]
+    spec: NetworkSpec,
+    coefs: Sequence[np.ndarray],
+    intercepts: Sequence[np.ndarray],
+    masks: Masks | None = None,
 ) -> nn.Sequential:
-    """Return the network as a plain nn.Sequential in float32, weights copied."""
+    """Return the network as a plain nn.Sequential in float32, weights copied.
+
+    With `masks` its units are dropped as those of a stack.
+    """
+    n_dropped = itertools.count()
     layers: list[nn.Module] = []
     for i, (coef, intercept) in enumerate(zip(coefs, intercepts)):
         linear = nn.utils.skip_init(nn.Linear, *coef.shape, dtype=torch.float32)
@@ -250,5 +264,8 @@ def make_module(
         if i < len(spec.activations):
             layers.append(make_activation(spec.activations[i]).module())
             if spec.dropout[i]:
-                layers.append(nn.Dropout(spec.dropout[i]))
+                p = spec.dropout[i]
+                layers.append(
+                    nn.Dropout(p) if masks is None else Dropout(p, masks, next(n_dropped))
+                )
     return nn.Sequential(*layers).eval()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchsk._data import chunks
+from torchsk._dropout import Masks
 from torchsk._heads import Head
 from torchsk._mlp import Network, NetworkSpec, make_module, pack
 from torchsk._runtime import available_devices, threads_for
@@ -64,6 +65,15 @@ class Model(ABC):
     @abstractmethod
     def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return (coefs, intercepts) for raw inputs and outputs."""
+
+    @property
+    def dropout(self) -> tuple[float, ...] | None:
+        """Probability of dropping a unit, per hidden layer, where it is known."""
+        return None
+
+    def with_dropout(self, rule: Callable[[int], float]) -> Self:
+        """Return the model whose layers drop units as a rule of their width says."""
+        return self
 
     @property
     @abstractmethod
@@ -159,6 +169,16 @@ class MLPModel(Model):
         return len(self.spec.layer_sizes)
 
     @property
+    def dropout(self) -> tuple[float, ...]:
+        """Probability of dropping a unit, per hidden layer."""
+        return self.spec.dropout
+
+    def with_dropout(self, rule: Callable[[int], float]) -> Self:
+        """Return the model whose layers drop units as a rule of their width says."""
+        dropout = tuple(rule(width) for width in self.spec.layer_sizes[1:-1])
+        return replace(self, spec=replace(self.spec, dropout=dropout))
+
+    @property
     def mixes_rows(self) -> bool:
         """Whether units are dropped at random."""
         return any(self.spec.dropout)
@@ -178,8 +198,9 @@ class MLPModel(Model):
         return replace(self, flat=flat)
 
     def trainable(self) -> nn.Module:
-        """Return the nn.Sequential that has these weights."""
-        return make_module(self.spec, *self.spec.split(self.flat))
+        """Return the nn.Sequential that has these weights; units are dropped as in a stack."""
+        masks = Masks(self.spec.dropped)
+        return make_module(self.spec, *self.spec.split(self.flat), masks)
 
     def trained_by(self, net: Any) -> Self:
         """Return the model with the weights of the nn.Sequential."""

@@ -91,31 +91,29 @@ def check_solver(solver: Any) -> None:
         )
 
 
-def make_options(settings: Settings) -> tuple[Any, dict[str, Any], float]:
-    """Return (what makes the optimizer, its options without the rate, alpha of the loss).
+def make_options(settings: Settings) -> tuple[Any, dict[str, Any], bool]:
+    """Return (what makes the optimizer, its options without the rate, whether the loss penalises).
 
     An optimizer class gets those of momentum, nesterov, betas and eps that it knows, unless a
-    functools.partial has set them. alpha is in the loss, but for rules that shrink the weights
-    themselves.
+    functools.partial has set them. Some rules shrink the weights themselves.
     """
-    solver, alpha = settings.solver, settings.alpha
-    momentum, betas = settings.momentum, (settings.beta_1, settings.beta_2)
+    solver, momentum = settings.solver, settings.momentum
     rule = UPDATE_RULES.get(solver)
     if rule is not None:
         options = {
             "solver": solver,
             "nesterov": settings.nesterovs_momentum,
-            "alpha": alpha,
+            "alpha": settings.decay,
             "momentum": momentum,
             "beta_1": settings.beta_1,
             "beta_2": settings.beta_2,
             "epsilon": settings.epsilon,
         }
-        return RuleOptimizer, options, 0.0 if rule.decoupled else alpha
+        return RuleOptimizer, options, not rule.decoupled
     options = {
         "momentum": momentum,
         "nesterov": settings.nesterovs_momentum and momentum > 0,
-        "betas": betas,
+        "betas": (settings.beta_1, settings.beta_2),
         "eps": settings.epsilon,
     }
     parameters = inspect.signature(class_of(solver) or solver).parameters
@@ -127,7 +125,7 @@ def make_options(settings: Settings) -> tuple[Any, dict[str, Any], float]:
         # Adafactor's eps is two numbers
         and isinstance(parameters[name].default, tuple) == isinstance(value, tuple)
     }
-    return solver, known, alpha
+    return solver, known, True
 
 
 def resume(optimizer: Optimizer, before: Optimizer) -> None:

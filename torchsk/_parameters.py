@@ -1,7 +1,6 @@
 """The parameters of the estimators: what each may be, and what it means in numbers."""
 
 import numbers
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,19 @@ from sklearn.base import is_classifier
 from sklearn.metrics import get_scorer_names
 from torch import nn
 
-from torchsk._activations import ACTIVATIONS, check_activation
+from torchsk import _defaults
+from torchsk._activations import ACTIVATIONS, check_activation, is_sigmoid
 from torchsk._mlp import INITS, NetworkSpec
 from torchsk._schedules import SCHEDULES
 from torchsk._sklearn_compat import Interval, Options, StrOptions
-from torchsk._solvers import SOLVERS, default_max_grad_norm, default_rate
+from torchsk._solvers import (
+    DECAY_PER_PENALTY,
+    SOLVERS,
+    default_max_grad_norm,
+    default_rate,
+    is_decoupled,
+    peak_rate,
+)
 
 # views, not copies, of the tables: a name is valid once it has a row
 PARAMETER_CONSTRAINTS: dict = {
@@ -27,11 +34,11 @@ PARAMETER_CONSTRAINTS: dict = {
     "loss_params": [dict, None],
     "module": [nn.Module, callable, None],
     "module_params": [dict, None],
-    "dropout": [Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
+    "dropout": [StrOptions({"auto"}), Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
     "init": [StrOptions({"glorot_uniform", *INITS}), callable],
     "standardize": ["boolean", StrOptions({"auto"})],
     "solver": [StrOptions(SOLVERS.keys()), callable],
-    "alpha": [Interval(numbers.Real, 0, None, closed="left")],
+    "alpha": [StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="left")],
     "batch_size": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
     "learning_rate": [StrOptions(SCHEDULES.keys()), callable],
     "learning_rate_init": [
@@ -69,13 +76,19 @@ class Settings:
     """The parameters of training: scikit-learn's names and meanings, every "auto" resolved.
 
     `early_stopping` is whether this call stops early, and `incremental` whether it is one of
-    partial_fit.
+    partial_fit. Where `alpha` was "auto" it is 0, and `penalty` is the factor of half the squared
+    norm of the weights that is added to the mean loss of every batch; where `batch_size` was, an
+    epoch is cut into `n_batches` that are even but for a row, and it is the size of the largest.
+    `usual_rate` is what `learning_rate_init` is where it is "auto".
     """
 
     solver: Any
     alpha: float
+    penalty: float
     batch_size: int
+    n_batches: int | None
     learning_rate_init: float
+    usual_rate: float
     max_iter: int
     shuffle: bool
     tol: float
@@ -93,17 +106,47 @@ class Settings:
 
     @classmethod
     def of(
-        cls, estimator: Any, n_rows: int, *, early_stopping: bool, incremental: bool
+        cls,
+        estimator: Any,
+        n_rows: int,
+        n_features: int,
+        *,
+        n_known: int | None = None,
+        has_epochs: bool = True,
+        early_stopping: bool = False,
+        incremental: bool = False,
     ) -> "Settings":
-        """Return those of an estimator that trains on n_rows rows."""
+        """Return those of an estimator that trains on rows (n_rows, n_features).
+
+        With the rows of earlier calls `n_known` are known; without epochs they are one batch.
+        """
+        n_known = n_rows if n_known is None else n_known
+        is_built_in, alpha, penalty = estimator.module is None, estimator.alpha, 0.0
+        if alpha == "auto":
+            alpha = _defaults.ALPHA_OF_A_MODULE
+            if is_built_in:
+                size = n_known, n_features
+                n_sigmoids, alpha = _n_sigmoids(estimator), 0.0
+                penalty = _defaults.penalty(*size, is_classifier(estimator), n_sigmoids)
+        n_batches = None
+        if not has_epochs:
+            batch_size = n_rows
+        elif estimator.batch_size == "auto":
+            n_batches = _defaults.n_batches(n_rows)
+            batch_size = -(-n_rows // n_batches)
+        else:
+            batch_size = min(int(estimator.batch_size), n_rows)
         max_grad_norm = estimator.max_grad_norm
         if max_grad_norm == "auto":
-            max_grad_norm = default_max_grad_norm(estimator.solver)
+            max_grad_norm = default_max_grad_norm(estimator.solver) if is_built_in else None
         return cls(
             solver=estimator.solver,
-            alpha=float(estimator.alpha),
-            batch_size=resolve_batch_size(estimator.batch_size, n_rows),
-            learning_rate_init=resolve_learning_rate(estimator),
+            alpha=float(alpha),
+            penalty=penalty,
+            batch_size=batch_size,
+            n_batches=n_batches,
+            learning_rate_init=resolve_learning_rate(estimator, incremental),
+            usual_rate=usual_rate(estimator, incremental),
             max_iter=1 if incremental else int(estimator.max_iter),
             shuffle=bool(estimator.shuffle),
             tol=float(estimator.tol),
@@ -120,22 +163,51 @@ class Settings:
             incremental=incremental,
         )
 
+    @property
+    def is_penalised(self) -> bool:
+        """Whether weights are."""
+        return self.alpha > 0 or self.penalty > 0
 
-def resolve_batch_size(batch_size: int | str, n_rows: int) -> int:
-    """Return the number of rows per step, of n_rows."""
-    if batch_size == "auto":
-        return min(200, n_rows)
-    if int(batch_size) > n_rows:
-        warnings.warn(
-            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
-        )
-    return min(int(batch_size), n_rows)
+    @property
+    def decay(self) -> float:
+        """By how much, times the learning rate, a rule shrinks the weights that does it itself."""
+        return self.alpha + DECAY_PER_PENALTY * self.penalty
+
+    @property
+    def equivalent_alpha(self) -> float:
+        """The number for `alpha` that does nearly the same as `penalty`."""
+        if is_decoupled(self.solver):
+            return self.decay
+        return self.alpha + self.penalty * self.batch_size
+
+    def cut(self, n_rows: int) -> np.ndarray:
+        """Return the rows of each batch of an epoch of n_rows."""
+        if self.n_batches is None:
+            starts = np.arange(0, n_rows, self.batch_size)
+            return np.minimum(n_rows - starts, self.batch_size)
+        return (n_rows + np.arange(self.n_batches)[::-1]) // self.n_batches
 
 
-def resolve_learning_rate(estimator: Any) -> float:
-    """Return the initial learning rate."""
+def _n_sigmoids(estimator: Any) -> int:
+    """Return the number of hidden layers whose activation is a sigmoid."""
+    sizes = estimator.hidden_layer_sizes
+    n_layers = len(sizes) if isinstance(sizes, Sequence | np.ndarray) else 1
+    return sum(map(is_sigmoid, _one_per_layer("activation", estimator.activation, n_layers)))
+
+
+def resolve_learning_rate(estimator: Any, incremental: bool = False) -> float:
+    """Return the initial learning rate, or the peak of the schedule."""
     if estimator.learning_rate_init != "auto":
         return float(estimator.learning_rate_init)
+    return usual_rate(estimator, incremental)
+
+
+def usual_rate(estimator: Any, incremental: bool = False) -> float:
+    """Return what "auto" is for the solver; under a schedule of fixed length its peak."""
+    schedule = estimator.learning_rate
+    comes_down = isinstance(schedule, str) and SCHEDULES[schedule].is_fixed
+    if comes_down and not incremental:
+        return peak_rate(estimator.solver, estimator.module is None)
     kind = "classifier" if is_classifier(estimator) else "regressor"
     return default_rate(estimator.solver, kind)
 
@@ -154,7 +226,7 @@ def make_spec(
     activations = _one_per_layer("activation", activation, len(sizes))
     for one in activations:
         check_activation(one)
-    drops = _one_per_layer("dropout", dropout, len(sizes))
+    drops = _one_per_layer("dropout", 0.0 if dropout == "auto" else dropout, len(sizes))
     for p in drops:
         if not (isinstance(p, numbers.Real) and 0 <= float(p) < 1):
             raise ValueError(

@@ -19,6 +19,8 @@ class Schedule(ABC):
         Number of epochs that "cosine" and "onecycle" are spread over.
     """
 
+    #: whether it comes down to nothing at max_iter epochs: to end before would spoil it
+    is_fixed: ClassVar[bool] = False
     #: printed when a plateau ends the run
     last_words: ClassVar[str] = "Stopping."
 
@@ -86,6 +88,8 @@ class Adaptive(Constant):
 class Cosine(Schedule):
     """Half a cosine from rate_0 to 0 (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
 
+    is_fixed = True
+
     def at(self, epoch: int, n_samples_seen: int) -> float:
         """Return rate_0 (1 + cos(pi epoch / max_iter)) / 2."""
         return self.initial * (1 + math.cos(math.pi * min(epoch / self.max_iter, 1))) / 2
@@ -93,6 +97,8 @@ class Cosine(Schedule):
 
 class OneCycle(Schedule):
     """Up from rate_0 / 25 in 30% of the epochs, then down to rate_0 / 250000 (Smith 2018)."""
+
+    is_fixed = True
 
     def at(self, epoch: int, n_samples_seen: int) -> float:
         """Return the rate between the turning points, along half cosines."""

@@ -38,8 +38,10 @@ class UpdateRule(ABC):
     n_moments: ClassVar[int] = 0
     #: whether `alpha` shrinks the weights directly instead of through the gradient
     decoupled: ClassVar[bool] = False
-    #: default of learning_rate_init="auto", per kind of estimator
+    #: learning_rate_init="auto" at a constant rate, per kind of estimator
     default_rate: ClassVar[dict[str, float]] = {"classifier": 0.001, "regressor": 0.001}
+    #: the same under a schedule that comes down to nothing: its peak
+    peak_rate: ClassVar[float] = 0.01
     #: default of max_grad_norm="auto"
     default_max_grad_norm: ClassVar[float | None] = None
     #: whether scikit-learn's own schedules (invscaling, adaptive) apply
@@ -74,6 +76,7 @@ class SGD(UpdateRule):
     hyper_parameters = ("momentum",)
     n_moments = 1
     default_rate: ClassVar[dict[str, float]] = {"classifier": 0.05, "regressor": 0.02}
+    peak_rate = 0.2
     default_max_grad_norm = 1.0
     scheduled = True
     advice = " Raise max_iter or learning_rate_init, or try solver='adam'."
@@ -105,6 +108,7 @@ class Adam(UpdateRule):
 
     hyper_parameters = ("beta_1", "beta_2", "epsilon")
     n_moments = 2
+    peak_rate = 0.02
 
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         super().__init__(values, nesterov, like)
@@ -164,6 +168,7 @@ class RMSprop(UpdateRule):
 
     hyper_parameters = ("beta_2", "epsilon")
     n_moments = 1
+    peak_rate = 0.005
 
     def step_(
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
@@ -180,6 +185,7 @@ class Adagrad(UpdateRule):
     hyper_parameters = ("epsilon",)
     n_moments = 1
     default_rate: ClassVar[dict[str, float]] = {"classifier": 0.01, "regressor": 0.01}
+    peak_rate = 0.2
 
     def step_(
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
@@ -188,6 +194,11 @@ class Adagrad(UpdateRule):
         total = moments[0].add_(gradient.square())
         weights.sub_(gradient.div_(torch.sqrt(total).add_(self.columns["epsilon"])).mul_(rate))
 
+
+#: decay of a decoupled rule that goes with a penalty of 1 on the mean loss
+DECAY_PER_PENALTY = 60.0
+#: a user's module may be deep, without clipping: the peak is that much lower
+MODULE_PEAK_DIVISOR = 4.0
 
 _FUSED_SGD_DEVICES = ("cpu", "cuda") if hasattr(torch, "_fused_sgd_") else ()
 _FUSED_ADAM_DEVICES = ("cpu", "cuda") if hasattr(torch, "_fused_adam_") else ()
@@ -209,9 +220,20 @@ def default_rate(solver: Any, kind: str) -> float:
     return UPDATE_RULES.get(solver, UpdateRule).default_rate[kind]
 
 
+def peak_rate(solver: Any, is_built_in: bool) -> float:
+    """Return the peak of the learning rate for the built-in network, or for a user's module."""
+    peak = UPDATE_RULES.get(solver, UpdateRule).peak_rate
+    return peak if is_built_in else peak / MODULE_PEAK_DIVISOR
+
+
 def default_max_grad_norm(solver: Any) -> float | None:
     """Return the largest norm of the gradient."""
     return UPDATE_RULES.get(solver, UpdateRule).default_max_grad_norm
+
+
+def is_decoupled(solver: Any) -> bool:
+    """Return whether the solver shrinks the weights itself, instead of through the loss."""
+    return UPDATE_RULES.get(solver, UpdateRule).decoupled
 
 
 def is_scheduled(solver: Any) -> bool:

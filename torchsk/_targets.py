@@ -1,10 +1,12 @@
 """What y means: labels of classes or numbers, how they are encoded and decoded."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from sklearn.model_selection import train_test_split
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -31,13 +33,22 @@ class Targets(ABC):
     def decode(self, y: np.ndarray) -> np.ndarray:
         """Return encoded y as the user gave it."""
 
-    def stratify(self, y: np.ndarray) -> np.ndarray | None:
-        """Return what a split of encoded y is stratified by."""
-        return None
+    def split(
+        self, y: np.ndarray, fraction: float, rng: np.random.RandomState
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (training rows, held-out rows) of encoded y, as scikit-learn's MLP splits."""
+        train, held_out = train_test_split(np.arange(len(y)), random_state=rng, test_size=fraction)
+        return train, held_out
 
-    def weigh(self, data: Data, class_weight: Any, incremental: bool) -> Data:
-        """Return the data with class weights multiplied into the sample weights."""
-        return data
+    def is_constant(self, y: np.ndarray) -> bool:
+        """Return whether a score of encoded y could not tell good predictions from bad ones."""
+        return False
+
+    def class_weights(
+        self, data: Data, held_out: Data | None, class_weight: Any, incremental: bool
+    ) -> tuple[Data, Data | None]:
+        """Return both with class weights, those of the data, multiplied into sample weights."""
+        return data, held_out
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,10 @@ class Numbers(Targets):
     def decode(self, y: np.ndarray) -> np.ndarray:
         """Return y (n_samples,) if it is one column."""
         return y[:, 0] if y.shape[1] == 1 else y
+
+    def is_constant(self, y: np.ndarray) -> bool:
+        """Return whether a column is one number, of which R2 and its kin explain nothing."""
+        return bool((y == y[0]).all(axis=0).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +150,43 @@ class Labels(Targets):
             return positive
         return self.decode(np.minimum(positive[:, 0], len(self.classes) - 1))
 
-    def stratify(self, y: np.ndarray) -> np.ndarray | None:
-        """Return the class codes, as scikit-learn's MLP does: where there is one output."""
-        return y.astype(bool).reshape(-1, 1) if self.problem == "binary" else None
+    def split(
+        self, y: np.ndarray, fraction: float, rng: np.random.RandomState
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (training rows, held-out rows) of encoded y.
 
-    def weigh(self, data: Data, class_weight: Any, incremental: bool) -> Data:
-        """Return the data with class weights multiplied into the sample weights."""
+        As scikit-learn's MLP does, draw for draw, which stratifies binary problems only; but where
+        that would leave a class without training or held-out rows, or is not possible, stratified
+        as far as the rows of each class allow. Fewer than two held-out rows are an error: there
+        binary problems keep scikit-learn's words.
+        """
+        if self.problem == "multilabel":
+            return super().split(y, fraction, rng)
+        counts = np.bincount(y, minlength=len(self.classes))
+        n_held_out = math.ceil(fraction * len(y))
+        can = n_held_out < 2 or _can_stratify(counts[counts > 0], n_held_out, len(y))
+        if self.problem == "binary" and not can:
+            return _stratified(y, counts, n_held_out, rng)
+        state = rng.get_state()
+        train, held_out = train_test_split(
+            np.arange(len(y)),
+            random_state=rng,
+            test_size=fraction,
+            # as scikit-learn names the classes where it can not
+            stratify=y.astype(bool).reshape(-1, 1) if self.problem == "binary" else None,
+        )
+        seen = set(np.unique(y).tolist())
+        if all(set(np.unique(y[part]).tolist()) == seen for part in (train, held_out)):
+            return train, held_out
+        rng.set_state(state)
+        return _stratified(y, counts, n_held_out, rng)
+
+    def class_weights(
+        self, data: Data, held_out: Data | None, class_weight: Any, incremental: bool
+    ) -> tuple[Data, Data | None]:
+        """Return both with class weights, those of the data, multiplied into sample weights."""
         if class_weight is None:
-            return data
+            return data, held_out
         if incremental and isinstance(class_weight, str):
             raise ValueError(
                 "class_weight must be None or a dict in partial_fit, which sees a part of the data "
@@ -153,23 +197,40 @@ class Labels(Targets):
                 "class_weight must be a dict or 'balanced' where y is not multilabel; got "
                 f"class_weight={class_weight!r}."
             )
-        if self.problem == "multilabel":
-            is_dict = isinstance(class_weight, dict)
-            per_label = [class_weight] * data.y.shape[1] if is_dict else class_weight
-            weight = compute_sample_weight(per_label, data.y)
-        else:
-            with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-                weight = compute_class_weight(
-                    class_weight,
-                    classes=self.classes,
-                    y=self.classes[data.y],
-                    sample_weight=data.weight,
-                )[data.y]
+        weights_of = self._multilabel_weights if self.problem == "multilabel" else self._weights
+        own, others = weights_of(data, None if held_out is None else held_out.y, class_weight)
+        if held_out is not None:
+            held_out = replace(held_out, weight=others)
         if data.weight is not None:  # "balanced" is infinite for a class without weight
-            weight = np.multiply(
-                weight, data.weight, out=np.zeros(len(weight)), where=data.weight > 0
+            own = np.multiply(own, data.weight, out=np.zeros(len(own)), where=data.weight > 0)
+        return replace(data, weight=own), held_out
+
+    def _weights(self, data: Data, others: np.ndarray | None, class_weight: Any) -> tuple[Any, Any]:
+        """Return the weights of the data's rows, and those of other class codes."""
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            weight = compute_class_weight(
+                class_weight,
+                classes=self.classes,
+                y=self.classes[data.y],
+                sample_weight=data.weight,
             )
-        return replace(data, weight=weight)
+        # a class that the data lack has no weight
+        held_out = None if others is None else np.where(np.isfinite(weight), weight, 0.0)[others]
+        return weight[data.y], held_out
+
+    def _multilabel_weights(
+        self, data: Data, others: np.ndarray | None, class_weight: Any
+    ) -> tuple[Any, Any]:
+        """Return the same for indicators: the product of the weights of their labels."""
+        if isinstance(class_weight, dict):
+            class_weight = [class_weight] * data.y.shape[1]
+        if others is None:
+            return compute_sample_weight(class_weight, data.y), None
+        n_rows = len(data)
+        both = np.vstack([data.y, others])
+        indices = np.arange(n_rows) if isinstance(class_weight, str) else None
+        weight = compute_sample_weight(class_weight, both, indices=indices)
+        return weight[:n_rows], weight[n_rows:]
 
 
 def _as_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -191,3 +252,39 @@ def _problem(y: np.ndarray, classes: np.ndarray) -> str:
     if y.ndim == 2:
         return "multilabel"
     return "multiclass" if len(classes) > 2 else "binary"
+
+
+def _can_stratify(counts: np.ndarray, n_held_out: int, n_rows: int) -> bool:
+    """Return whether train_test_split can stratify by classes with these counts."""
+    n_smallest_part = min(n_held_out, n_rows - n_held_out)
+    return bool(counts.min() >= 2 and n_smallest_part >= len(counts))
+
+
+def _stratified(
+    y: np.ndarray, counts: np.ndarray, n_held_out: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (training rows, held-out rows): shares of every class, which keeps a row to train on.
+
+    Where there are more classes than held-out rows, the largest have one. Where no class can spare
+    a row, the split is as it comes.
+    """
+    exact = counts * n_held_out / len(y)
+    most = np.maximum(counts - 1, 0)
+    shares = np.minimum(np.maximum(np.floor(exact), 1), most).astype(int)
+    # rows that are too few or too many go to, or come from, the classes that are furthest off
+    while (missing := n_held_out - shares.sum()) != 0:
+        step = 1 if missing > 0 else -1
+        can = shares < most if step > 0 else shares > 0
+        if not can.any():
+            break
+        off = np.where(can, step * (exact - shares), -np.inf)
+        if step < 0:  # a class loses its only held-out row last, the smallest classes first
+            off = np.where(can, shares - exact + (shares > 1) * len(y) - counts / len(y), -np.inf)
+        shares[off.argmax()] += step
+    order = rng.permutation(len(y))
+    if shares.sum() < 2:  # nothing that every class could spare
+        return order[n_held_out:], order[:n_held_out]
+    chosen = [order[y[order] == code][:share] for code, share in enumerate(shares)]
+    held_out = rng.permutation(np.concatenate(chosen))
+    train = order[~np.isin(order, held_out)]
+    return train, held_out

@@ -182,8 +182,10 @@ def test_hooks_come_per_model_and_epoch(iris):
 
 
 @pytest.mark.parametrize("change", [
-    {"tol": 10.0, "n_iter_no_change": 2}, {"early_stopping": True, "n_iter_no_change": 2},
-    {"solver": "lbfgs"}, {"module": linear, "tol": 10.0, "n_iter_no_change": 2},
+    {"tol": 10.0, "n_iter_no_change": 2, "learning_rate": "constant"},
+    {"early_stopping": True, "n_iter_no_change": 2},
+    {"solver": "lbfgs"},
+    {"module": linear, "tol": 10.0, "n_iter_no_change": 2, "learning_rate": "constant"},
 ], ids=["tol", "early_stopping", "lbfgs", "module"])  # fmt: skip
 def test_every_epoch_that_begins_ends(change, iris):
     recorder = Recorder()
@@ -210,11 +212,12 @@ def is_third_epoch_of_the_middle(estimator, context):
 @in_both
 def test_a_stop_request_stops_one_model(change, stacked, iris):
     recorder = Recorder(is_third_epoch_of_the_middle)
-    net = TorchClassifier((4,), max_iter=6, random_state=0, **change).set_callbacks(recorder)
+    change = {"learning_rate": "constant", "random_state": 0, **change}
+    net = TorchClassifier((4,), max_iter=6, **change).set_callbacks(recorder)
     search = GridSearchCV(net, {"alpha": ALPHAS}, cv=[(np.arange(150), np.arange(150))])
     fit(search.set_params(refit=False), *iris, stacked)
     assert [len(recorder.epochs(alpha)) for alpha in ALPHAS] == [6, 3, 6]
-    short = TorchClassifier((4,), max_iter=3, random_state=0, **change)
+    short = TorchClassifier((4,), max_iter=3, **change)
     expected = short.set_params(alpha=ALPHAS[1]).fit(*iris).score(*iris)
     assert search.cv_results_["mean_test_score"][1] == expected
 

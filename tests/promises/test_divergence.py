@@ -37,7 +37,7 @@ def test_divergence_alone(lane, solver, diabetes):
     with pytest.raises(ValueError, match=NO_WAY):
         net.fit(X, 1e3 * y)
     assert not hasattr(net, "n_iter_")
-    good = TorchRegressor(random_state=0, max_iter=5, **LANES[lane]).fit(X, y)
+    good = TorchRegressor(random_state=0, max_iter=5, max_grad_norm=1.0, **LANES[lane]).fit(X, y)
     before, state = good.predict(X), set(vars(good))
     for method in (good.fit, good.partial_fit):
         good.set_params(**{**WILD, "learning_rate_init": 1e30, "solver": solver})
@@ -172,7 +172,7 @@ def fit_with_scores(X, y, scores, **params):
     net = TorchClassifier(
         (8,), early_stopping=True, scoring=lambda *_: next(left), random_state=0, **params
     )
-    return net.set_params(max_iter=len(scores)).fit(X, y)
+    return net.set_params(max_iter=len(scores), learning_rate="constant").fit(X, y)
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan, -np.inf])

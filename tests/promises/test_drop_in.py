@@ -130,7 +130,7 @@ def test_bagging(wine):
 @pytest.mark.parametrize(
     ("booster", "weak", "level"),
     [
-        (AdaBoostClassifier, TorchClassifier((2,), max_iter=40), 0.9),
+        (AdaBoostClassifier, TorchClassifier((2,), max_iter=4), 0.9),
         (AdaBoostRegressor, TorchRegressor(hidden_layer_sizes=(2,), max_iter=10), 0.3),
     ],
 )
@@ -220,7 +220,7 @@ def test_sample_weight_is_routed(iris):
         model = Classifier(max_iter=5).set_fit_request(sample_weight=True)
         model.set_score_request(sample_weight=True)
         search = GridSearchCV(model, {"alpha": [1e-4]}, cv=3).fit(X, y, sample_weight=weight)
-    expected = Classifier(max_iter=5).fit(X, y, weight)
+    expected = Classifier(max_iter=5, alpha=1e-4).fit(X, y, weight)
     np.testing.assert_array_equal(search.best_estimator_.coefs_[0], expected.coefs_[0])
 
 

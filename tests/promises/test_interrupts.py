@@ -174,7 +174,7 @@ def test_ctrl_c_keeps_the_model(iris):
     linear.n_batches = 0
     in_module, in_callback = {"module": Slow(linear)}, {"skorch_callbacks": [Interrupted]}
     for change, n_recorded in ((in_module, 3), (in_callback, 2)):
-        clf = TorchClassifier(**change, max_iter=50, random_state=0)
+        clf = TorchClassifier(**change, max_iter=50, batch_size=150, random_state=0)
         with pytest.warns(UserWarning, match="Training interrupted by user"):
             clf.fit(*iris)
         assert clf.n_iter_ == n_recorded

@@ -82,6 +82,7 @@ def test_every_loss_trains_in_a_stack_as_alone(case):
     model = TorchRegressor if kind == "regression" else TorchClassifier
     X, y = draw_problem(kind, positive=loss in ("poisson", "gamma", "tweedie"))
     net = model(loss=loss, loss_params=params, hidden_layer_sizes=(8,), max_iter=5, random_state=0)
+    net.set_params(learning_rate="constant")  # at a peak rounding errors grow
     alone = cross_val_score(net, X, y, cv=3)
     with joblib.parallel_config("torchsk"):
         np.testing.assert_allclose(cross_val_score(net, X, y, cv=3), alone, atol=1e-5)

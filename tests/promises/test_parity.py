@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1:Use
 
 ATOL = 1e-3
 N_ROWS = 110
-AS_SKLEARN = {"standardize": False, "max_grad_norm": None}
+AS_SKLEARN = {"dropout": 0, "standardize": False, "max_grad_norm": None, "scoring": None}
 PAIRS = {MLPClassifier: TorchClassifier, MLPRegressor: TorchRegressor}
 
 
@@ -75,8 +75,10 @@ def make_both(cls, **params):
     """Return scikit-learn's estimator and ours, with the same parameters."""
     params = {"hidden_layer_sizes": (8,), "random_state": 3, "batch_size": 32} | params
     theirs = cls(**params)
-    same = {name: getattr(theirs, name) for name in ("solver", "learning_rate_init")}
-    return theirs, PAIRS[cls](**params | same, **AS_SKLEARN)
+    same = theirs.get_params()
+    if same["batch_size"] == "auto":
+        same["batch_size"] = 200
+    return theirs, PAIRS[cls](**same, **AS_SKLEARN)
 
 
 def both(problem, method="fit", times=1, weight=None, **params):
@@ -547,16 +549,19 @@ def test_partial_fit_follows_changed_parameters(name):
 # -- the rest of the parameters --------------------------------------------------------------------
 
 
+OTHER_DEFAULTS = {"solver", "alpha", "learning_rate", "learning_rate_init", "max_iter"}
+
+
 @pytest.mark.parametrize(("theirs", "ours"), PAIRS.items())
 def test_signature(theirs, ours):
-    """The same names in the same order, then our own by keyword only; two defaults differ."""
+    """The same names in the same order, then our own by keyword only; five defaults differ."""
     expected, found = (inspect.signature(cls).parameters for cls in (theirs, ours))
     assert list(found)[: len(expected)] == list(expected)
     for name, parameter in found.items():
         if name in expected:
             assert parameter.kind == expected[name].kind
             different = parameter.default != expected[name].default
-            assert different == (name in ("solver", "learning_rate_init"))
+            assert different == (name in OTHER_DEFAULTS)
         else:
             assert parameter.kind == parameter.KEYWORD_ONLY
 

@@ -349,7 +349,9 @@ def test_dropout_differs_between_calls_of_partial_fit():
             return out
 
     reg = TorchRegressor(
-        module=lambda n, k: nn.Sequential(Watch(0.5), nn.Linear(n, k)), random_state=0
+        module=lambda n, k: nn.Sequential(Watch(0.5), nn.Linear(n, k)),
+        batch_size=64,
+        random_state=0,
     )
     reg.partial_fit(X, y).partial_fit(X, y)
     assert not torch.equal(*seen)

@@ -96,9 +96,14 @@ def test_from_sklearn_fitted(problem, dtype, solver, early_stopping):
     net = from_sklearn(mlp)
     assert pickle.dumps(mlp) == before
     assert type(net) is PAIRS[type(mlp)]
-    assert mlp.get_params().items() <= net.get_params().items()
-    assert net.standardize is False
-    assert net.max_grad_norm is None
+    known = mlp.get_params() | {"batch_size": 200}  # what "auto" is there
+    assert known.items() <= net.get_params().items()
+    assert (net.standardize, net.max_grad_norm, net.dropout, net.scoring) == (False, None, 0, None)
+    assert net.alpha_ == mlp.alpha
+    assert net.learning_rate_init_ == mlp.learning_rate_init
+    assert net.dropout_ == [0, 0]
+    if solver != "lbfgs":
+        assert net.batch_size_ == min(200, mlp.t_ // mlp.n_iter_)
     for name in ATTRIBUTES:
         assert hasattr(net, name) == hasattr(mlp, name), name
         assert getattr(net, name, None) == getattr(mlp, name, None), name
@@ -188,7 +193,10 @@ def test_to_sklearn_fitted(problem, dtype, params):
     for name in ATTRIBUTES:
         assert hasattr(mlp, name) == hasattr(net, name), name
         assert getattr(mlp, name, None) == getattr(net, name, None), name
-    assert mlp.learning_rate_init == resolve_learning_rate(net)
+    # the rate that goes with the constant schedule, which these become
+    assert mlp.learning_rate == "constant"
+    assert mlp.learning_rate_init == resolve_learning_rate(net, incremental=True)
+    assert (mlp.alpha, mlp.batch_size) == (net.alpha_, net.batch_size_)
     assert_same_predictions(mlp, pickle.loads(pickle.dumps(mlp)), X)
     assert mlp.predict(X).shape == net.predict(X).shape
     clone(mlp).set_params(max_iter=2, solver="adam").fit(X, y)
@@ -229,12 +237,26 @@ def test_round_trip(problem):
     assert again.get_params() == mlp.get_params()
 
 
+def test_200_rows_are_what_auto_is_there():
+    """With the number, the MLP would warn of fewer rows than that."""
+    assert from_sklearn(MLPClassifier()).batch_size == 200
+    for batch_size, expected in (("auto", "auto"), (200, "auto"), (50, 50)):
+        assert to_sklearn(TorchClassifier(batch_size=batch_size)).batch_size == expected
+
+
+def test_from_sklearn_of_a_run_without_iterations():
+    X, y = np.random.RandomState(0).normal(size=(5, 2)), np.zeros(5)
+    mlp = MLPRegressor(solver="lbfgs", alpha=0.0, warm_start=True, random_state=0).fit(X, y)
+    assert mlp.fit(X, y).n_iter_ == 0
+    assert_same_predictions(mlp, from_sklearn(mlp), X)
+
+
 def test_to_sklearn_unfitted():
     net = TorchClassifier((4,), solver="rmsprop", learning_rate="onecycle", dropout=0.5)
     mlp = to_sklearn(net)
     assert (mlp.solver, mlp.learning_rate) == ("adam", "constant")
     assert mlp.hidden_layer_sizes == (4,)
-    assert mlp.learning_rate_init == 0.001
+    assert (mlp.learning_rate_init, mlp.alpha, mlp.batch_size) == (0.001, 0.0001, "auto")
     with pytest.raises(NotFittedError):
         mlp.predict([[0.0]])
     assert to_sklearn(TorchRegressor(loss="poisson")).loss == "poisson"

@@ -52,6 +52,19 @@ def test_weight_k_is_k_rows_in_any_order(repeated, as_X):
         np.testing.assert_array_equal(found, same)
 
 
+@pytest.mark.parametrize("as_X", [np.asarray, sp.csr_array])
+def test_merged_rows_are_in_the_order_of_their_values(as_X):
+    """So neither the unit of a column nor the dtype changes it."""
+    X = np.random.RandomState(0).normal(size=(60, 3)).astype(np.float32)
+    X[::4, 0], y = 0, np.arange(60) % 2
+    rows, *_ = _merged(as_X(X), y)
+    if as_X is np.asarray:
+        np.testing.assert_array_equal(rows, X[np.lexsort(X.T[::-1])])
+    for other in (X.astype(np.float64), X * np.float32(3), X * np.float64(1e-4)):
+        found, *_ = _merged(as_X(other), y)
+        np.testing.assert_allclose(found / abs(other).max(), rows / abs(X).max(), rtol=1e-6)
+
+
 def test_minus_zero_is_zero_and_targets_count():
     X = np.array([[0.0], [-0.0], [0.0]])
     _, _, total = _merged(X, np.array([[1.0, 0.0], [1.0, -0.0], [2.0, 0.0]]))

@@ -30,7 +30,7 @@ def test_options_of_an_optimizer_class():
     def options(solver):
         check_solver(solver)
         estimator = TorchClassifier(solver=solver, **values)
-        settings = Settings.of(estimator, 10, early_stopping=False, incremental=False)
+        settings = Settings.of(estimator, 10, 4, early_stopping=False, incremental=False)
         return make_options(settings)[1]
 
     assert options(torch.optim.SGD) == {"momentum": 0.8, "nesterov": True}

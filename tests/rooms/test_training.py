@@ -73,7 +73,13 @@ def _weights(n_samples, seed):
 RATES = [0.05, 0.02, 0.05, 0.1, 0.03]
 ALPHAS = [1e-4, 0.1, 1.0, 0.01, 1e-4]
 N_SAMPLES = [100, 103, 97, 100, 104]
-BASE = {"hidden_layer_sizes": (8, 5), "batch_size": 32, "max_iter": 12, "tol": 0.0}
+BASE = {
+    "hidden_layer_sizes": (8, 5),
+    "batch_size": 32,
+    "max_iter": 12,
+    "tol": 0.0,
+    "learning_rate": "constant",
+}
 
 
 def _jobs(
@@ -190,10 +196,28 @@ TOGETHER = {
     "no-hidden-layer": {"hidden_layer_sizes": ()},
     "activations": {"activation": ["gelu", "tanh"]},
     "partly-fitted-batch-size-auto": {"batch_size": "auto"},
+    "auto": {
+        "batch_size": "auto",
+        "n_samples": [320, 407, 323, 405, 321],  # every fifth of those with weights is dropped
+        "weights": (1, 3),
+        "vary": {"alpha": ["auto", 0.1, "auto", "auto", 1.0]},
+    },
+    "auto-with-dropout": {
+        "batch_size": "auto",
+        "n_samples": [320, 326, 323, 325, 321],
+        "alpha": "auto",
+        "dropout": [0.5, 0.2],
+        "learning_rate": "onecycle",
+        "max_iter": 4,
+    },
+    "auto-of-a-decoupled-rule": {
+        "batch_size": "auto",
+        "solver": "adamw",
+        "vary": {**FLAT_RATES, "alpha": ["auto", 0.1, "auto", 0.01, 1.0]},
+    },
 }
 
 
-@pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger than sample size")
 @pytest.mark.parametrize("case", TOGETHER)
 def test_together_as_alone(job_of, case):
     jobs = _jobs(job_of, **TOGETHER[case])
@@ -225,7 +249,6 @@ def _copy(jobs):
     return [replace(copy.deepcopy(job), rows=job.rows) for job in jobs]
 
 
-@pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger than sample size")
 @pytest.mark.parametrize("case", TOGETHER)
 def test_candidates_of_a_fold_share_their_batches(job_of, groups_seen, case):
     """And each gets what it gets alone, its generator's state included."""
@@ -466,7 +489,6 @@ def test_block_boundaries_do_not_matter(job_of, monkeypatch, n_jobs, n_rows, wei
 
 
 @pytest.mark.parametrize("batch_size", [32, 200])
-@pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger than sample size")
 def test_sparse_rows_are_dense_rows(job_of, batch_size):
     dense, sparse = [], []
     for i in range(3):

@@ -26,11 +26,12 @@ class Batches(Dataset):
         target: Tensor | None = None,
         weight: Tensor | None = None,
         rng: np.random.RandomState | None = None,
-        min_rows: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         self.rows = X if hasattr(X, "n_rows") else DenseRows(torch.tensor(np.float32(X)))
         self.X, self.y, self.target, self.weight = X, y, target, weight
-        self.rng, self.min_rows = rng, min_rows
+        #: rows of each batch of an epoch, if they are given
+        self.rng, self.sizes = rng, sizes
         self.order = np.arange(len(self))
         #: the rows that are held out, and how they are scored
         self.held_out: Batches | None = None
@@ -45,19 +46,22 @@ class Batches(Dataset):
 
     def shuffled(self, batch_size: int) -> Iterator[tuple[Tensor, Any]]:
         """Return an epoch in scikit-learn's order: cumulative shuffles, none of a single batch."""
-        if self.rng is not None and len(self) > batch_size:
+        if self.rng is not None and len(self._stops(batch_size)):
             permutation = np.arange(len(self))
             self.rng.shuffle(permutation)
             self.order = self.order[permutation]
         return self.in_order(batch_size)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Any]]:
-        """Yield all batches; a last one of less than min_rows joins the one before."""
-        stops = list(range(batch_size, len(self), batch_size))
-        if stops and len(self) - stops[-1] < self.min_rows:
-            del stops[-1]
-        for index in np.split(self.order, stops):
+        """Yield all batches."""
+        for index in np.split(self.order, self._stops(batch_size)):
             yield self._batch(torch.from_numpy(index))
+
+    def _stops(self, batch_size: int) -> np.ndarray:
+        """Return where all batches but the last end."""
+        if self.sizes is None:
+            return np.arange(batch_size, len(self), batch_size)
+        return np.cumsum(self.sizes)[:-1]
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Any]:
         index = index if self.y is None else index.to(self.y.device)

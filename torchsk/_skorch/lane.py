@@ -17,6 +17,7 @@ from skorch.exceptions import SkorchException
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler as TorchScheduler
 
+from torchsk._dropout import Dropout, make_generator
 from torchsk._models import Model
 from torchsk._modules import ModuleModel
 from torchsk._optimizers import check_solver, class_of, make_options, resume
@@ -100,7 +101,7 @@ class SkorchLane(Lane):
     def make_net(self, job: TrainingJob) -> Any:
         """Return an initialised net, which goes on where that of `job.state` ended."""
         settings = job.settings
-        optimizer, options, alpha = make_options(settings)
+        optimizer, options, loss_penalises = make_options(settings)
         classes = {} if self.n_classes is None else {"classes": np.arange(self.n_classes)}
         net = (ClassifierNet if classes else RegressorNet)(
             job.model.trainable().to(job.device, torch.float32),
@@ -119,7 +120,9 @@ class SkorchLane(Lane):
             device=str(job.device),
             **classes,
         )
-        net.head_, net.alpha_ = job.head, alpha
+        net.head_ = job.head
+        net.alpha_ = settings.alpha if loss_penalises else 0.0
+        net.penalty_ = settings.penalty if loss_penalises else 0.0
         net.max_grad_norm_, net.rate_ = settings.max_grad_norm, job.schedule.rate
         net.best_losses_, net.schedules_ = {}, {}
         net.given_ = [self.learning_rate, *self.callbacks]
@@ -178,9 +181,18 @@ class _Training:
         self.job, self.model, self.key = job, job.model, lane.key
         self.net = lane.make_net(job)
         self.is_module = isinstance(self.model, ModuleModel)
+        sizes = job.settings.cut(job.rows.n_rows)
         # batch normalisation cannot train on one row
-        min_rows = 2 if self.is_module else 1
-        self.data = self._batches(job.rows, job.rng if job.settings.shuffle else None, min_rows)
+        if self.is_module and len(sizes) > 1 and sizes[-1] < 2:
+            sizes = np.append(sizes[:-2], sizes[-2:].sum())
+        #: steps before this call
+        self.n_steps = 0 if job.state is None else job.state.n_steps
+        dropouts = [part for part in self.net.module_.modules() if isinstance(part, Dropout)]
+        self.masks = dropouts[0].masks if dropouts else None
+        if self.masks is not None:
+            self.masks.generator = make_generator(job.rng, job.device, self.n_steps)
+        self.n_batches = len(sizes)
+        self.data = self._batches(job.rows, job.rng if job.settings.shuffle else None, sizes)
         if (validation := job.validation) is not None:
             self.data.held_out = self._batches(validation.rows)
             self.data.held_out.score = lambda raw: validation.evaluate(
@@ -219,7 +231,10 @@ class _Training:
                 "ends in a sigmoid name loss='bce', if it ends in a softmax leave that out."
             )
         schedule = self.job.schedule
-        state = NetState(self.key, run.n_iter, schedule.epoch, schedule.rate, np.empty(0), net)
+        if self.masks is not None:
+            self.masks.generator = None
+        n_steps = self.n_steps + run.n_iter * self.n_batches
+        state = NetState(self.key, n_steps, schedule.epoch, schedule.rate, np.empty(0), net)
         return run.result(self.model.trained_by(net), state, net=net)
 
     def _gives_probabilities(self) -> bool:

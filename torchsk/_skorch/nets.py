@@ -22,8 +22,9 @@ class _Net(NeuralNet):
     """What our nets change in skorch's: the loss and its record, checks, and how they are saved."""
 
     head_: Head
-    #: penalty on parameters of two or more dimensions
+    #: penalties on parameters of two or more dimensions: divided by a batch's weight, and not
     alpha_: float
+    penalty_: float
     max_grad_norm_: float | None
     #: the rate that the schedule has set last
     rate_: float
@@ -59,9 +60,10 @@ class _Net(NeuralNet):
             inverse = torch.where(has_weight, 1 / total, torch.zeros_like(total))
             loss = losses @ weight * inverse
         reported = loss.detach() * self.head_.loss_scale
-        if training and self.alpha_:
+        if training and (self.alpha_ or self.penalty_):
             coefs = [p for p in self.module_.parameters() if p.ndim > 1 and p.requires_grad]
-            penalty = 0.5 * self.alpha_ * inverse * sum(coef.square().sum() for coef in coefs)
+            factor = self.alpha_ * inverse + self.penalty_ * (inverse > 0)
+            penalty = 0.5 * factor * sum(coef.square().sum() for coef in coefs)
             loss, reported = loss + penalty, reported + penalty
         loss.reported = reported.detach()
         return loss

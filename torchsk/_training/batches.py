@@ -8,6 +8,7 @@ to the network, in which samples are columns: its `X` and `out` are (..., width,
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -96,43 +97,78 @@ def _weight_of(job: TrainingJob) -> Tensor:
 
 
 class Plan:
-    """Where each row of each model goes in an epoch: batches first, then models, then rows."""
+    """Where each row of each model goes in an epoch: batches first, then models, then rows.
 
-    def __init__(
-        self, n_rows: list[int], batch_sizes: list[int], weighted: bool, device: torch.device
-    ):
-        lengths, self.device = np.array(n_rows), device
-        self.n_models, self.longest = len(lengths), int(lengths.max())
-        # one batch may be longer for some models than for others, and so may the last of several
-        self.batch_size = min(max(batch_sizes), self.longest)
-        self.n_batches = -(-self.longest // self.batch_size)
-        self.last = self.longest - (self.n_batches - 1) * self.batch_size
-        self.is_padded = bool((lengths != self.longest).any())
+    Parameters
+    ----------
+    cuts : list of ndarray of shape (n_batches,)
+        Rows of each batch, for each model. A batch is as long as that of the model that has most
+        rows in it; the others are padded.
+    weighted : bool
+        Whether rows have weights.
+    device : torch.device
+    """
+
+    def __init__(self, cuts: list[np.ndarray], weighted: bool, device: torch.device):
+        own, self.device = np.stack(cuts, axis=1), device
+        self.n_batches, self.n_models = own.shape
+        lengths, sizes = own.sum(axis=0), own.max(axis=1)
+        self.sizes: list[int] = sizes.tolist()
+        #: where each batch begins, and the last ends
+        self.starts: list[int] = [0, *np.cumsum(sizes).tolist()]
+        self.is_padded = bool((own != sizes[:, None]).any())
         self.weighted = weighted or self.is_padded
-        positions = np.arange(self.longest) < lengths[:, None]
-        self.valid = self.arrange(positions.astype(np.float32))
-        sizes = np.minimum(
-            lengths[None] - self.batch_size * np.arange(self.n_batches)[:, None], self.batch_size
-        )
         #: rows of each batch and model, padding left out
-        self.n_rows = sizes.tolist()
+        self.n_rows: list[list[int]] = own.tolist()
         #: share of each batch in its model's epoch (n_batches, n_models)
-        self.shares = torch.from_numpy((sizes / lengths).astype(np.float32)).to(device)
+        self.shares = torch.from_numpy((own / lengths).astype(np.float32)).to(device)
+        position = np.arange(self.starts[-1]) - np.repeat(self.starts[:-1], sizes)
+        is_row = position < np.repeat(own.T, sizes, axis=1)
+        self.valid = self.arrange(is_row.astype(np.float32))
+        # number of rows -> where each place of an epoch finds its row, 0 for padding
+        first = np.repeat(np.cumsum(own, axis=0).T - own.T, sizes, axis=1)
+        places = np.where(is_row, first + position, 0)
+        self._places = dict(zip(lengths.tolist(), places)) if self.is_padded else {}
 
     def arrange(self, table: np.ndarray) -> Tensor:
-        """Return the entries of (n_tables, longest) in the order of use, on the device."""
-        cut = (self.n_batches - 1) * self.batch_size
-        full = table[:, :cut].reshape(len(table), self.n_batches - 1, self.batch_size)
-        flat = np.concatenate([full.transpose(1, 0, 2).ravel(), table[:, cut:].ravel()])
-        return torch.from_numpy(flat).to(self.device)
+        """Return the entries of (n_tables, n_places) in the order of use, on the device."""
+        parts, start = [], 0
+        for count, size in runs_of(self.sizes):
+            part = table[:, start : start + count * size].reshape(len(table), count, size)
+            parts.append(part.transpose(1, 0, 2).ravel())
+            start += count * size
+        return torch.from_numpy(np.concatenate(parts)).to(self.device)
 
     def table(self, orders: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the row numbers of each order's epoch, (n_orders, longest)."""
-        table = np.empty((len(orders), self.longest), dtype=np.int64)
-        for row, order in zip(table, orders):
-            row[: len(order)] = order
-            row[len(order) :] = order[0]
-        return table
+        """Return the row numbers of each order's epoch, (n_orders, n_places)."""
+        if not self.is_padded:
+            return np.stack(orders)
+        return np.stack([order[self._places[len(order)]] for order in orders])
+
+
+def runs_of(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (number of neighbours, their size) for each run of batches of one size."""
+    return [(len(list(run)), size) for size, run in groupby(sizes)]
+
+
+@dataclass
+class Penalty:
+    """L2 penalty of each model: half the squared norm of its coefs, times a factor per batch.
+
+    Parameters
+    ----------
+    alpha : Tensor, scalar or of shape (n_models, 1)
+        Divided by the sum of the weights of a batch, as in scikit-learn.
+    on_mean : Tensor, scalar or of shape (n_models, 1)
+        Not divided: the same at every batch, whatever its rows weigh.
+    """
+
+    alpha: Tensor
+    on_mean: Tensor
+
+    def of(self, inverse: Tensor) -> Tensor:
+        """Return the factors, given 1 / (sum of the weights of a batch), or 0 without weight."""
+        return inverse * self.alpha + (inverse > 0) * self.on_mean
 
 
 @dataclass
@@ -165,18 +201,14 @@ class Block:
         data: TrainingData,
         head: Head,
         n_groups: int,
-        alpha: Tensor,
-        n_batches: int,
-        is_last: bool,
+        penalty: Penalty,
+        sizes: list[int],
     ):
-        self.plan, self.data, self.head, self.alpha = plan, data, head, alpha
-        n_outputs = head.n_outputs
-        self.n_groups, n_models = n_groups, plan.n_models
-        device, dtype = plan.device, alpha.dtype
-        self.sizes = [self.plan.batch_size] * n_batches
-        if is_last:
-            self.sizes[-1] = self.plan.last
-        self.n_rows = sum(self.sizes)
+        self.plan, self.data, self.head, self.penalty = plan, data, head, penalty
+        self.n_groups, n_models, n_outputs = n_groups, plan.n_models, head.n_outputs
+        device, dtype = plan.device, penalty.alpha.dtype
+        self.sizes, self.runs, n_batches = sizes, runs_of(sizes), len(sizes)
+        self.n_rows = sum(sizes)
         self.X = torch.empty(self.n_rows * n_groups, data.X.n_features, device=device, dtype=dtype)
         total = self.n_rows * n_models
         self.target = data.target.new_empty(total, data.target.shape[1])
@@ -185,11 +217,9 @@ class Block:
         self.norms = torch.zeros(n_batches, n_models, device=device, dtype=dtype)
         #: weight of a row / sum of the weights of its batch
         self.factors = torch.empty(total, 1, device=device, dtype=dtype)
-        sizes = torch.tensor(self.sizes, device=device, dtype=dtype)
-        #: alpha / sum of the weights of a batch
+        inverse = 1 / torch.tensor(sizes, device=device, dtype=dtype)
+        #: factor of half the squared norm of the coefs
         self.penalties = torch.empty(n_batches, n_models, 1, device=device, dtype=dtype)
-        #: share of each batch in its model's epoch (n_batches, n_models)
-        self.shares = plan.shares[-n_batches:] if is_last else plan.shares[:n_batches]
 
         def steps(rows: Tensor, n_tables: int) -> list[Tensor]:
             """Return one view (n_tables, size, n_columns) per batch; (size, ...) for one model."""
@@ -206,9 +236,9 @@ class Block:
                 outs,
                 [out.mT for out in outs],
                 self.norms.unbind(),
-                steps(self.factors, n_models) if self.plan.weighted else (1 / sizes).unbind(),
+                steps(self.factors, n_models) if plan.weighted else inverse.unbind(),
                 self.penalties.unbind(),
-                plan.n_rows[-n_batches:] if is_last else plan.n_rows[:n_batches],
+                plan.n_rows[:n_batches],
             )
         ]
         #: raw outputs and targets, as the loss takes them: all at once where that is the same
@@ -217,13 +247,16 @@ class Block:
             tables = self._tables(self.out, n_outputs, -1)
             targets = self._tables(self.target, -1, data.target.shape[1])
             self.raws = [(out.mT, target) for out, target in zip(tables, targets)]
-        self._penalise(1 / sizes.unsqueeze(1))
+        self._penalise(inverse.unsqueeze(1))
         self.first = 0
 
     def fill(self, index: Tensor, group_index: Tensor, first: int) -> None:
         """Gather the rows of the batches from number `first` on: by model, and by group for X."""
-        self.first = first
-        start = first * self.plan.batch_size
+        self.first, start = first, self.plan.starts[first]
+        #: share of each batch in its model's epoch (n_batches, n_models)
+        self.shares = self.plan.shares[first : first + len(self.batches)]
+        for batch, n_rows in zip(self.batches, self.plan.n_rows[first:]):
+            batch.n_rows = n_rows
         group_rows = slice(start * self.n_groups, (start + self.n_rows) * self.n_groups)
         self.data.X.take(group_index[group_rows], out=self.X)
         rows = slice(start * self.plan.n_models, (start + self.n_rows) * self.plan.n_models)
@@ -239,14 +272,11 @@ class Block:
 
         A -1 in the shape is the size, which is the shape for rows of a single number.
         """
-        n_last = self.sizes[-1] if self.sizes[-1] != self.sizes[0] else 0
         n_models = self.plan.n_models
-        parts = rows.split([(self.n_rows - n_last) * n_models, n_last * n_models])
-        sizes = self.sizes[0], n_last
+        parts = rows.split([count * size * n_models for count, size in self.runs])
         return [
-            part.view(-1, n_models, *(size if n == -1 else n for n in shape or (-1,)))
-            for part, size in zip(parts, sizes)
-            if len(part)
+            part.view(count, n_models, *(size if n == -1 else n for n in shape or (-1,)))
+            for part, (count, size) in zip(parts, self.runs)
         ]
 
     def _weigh(self, weight: Tensor) -> None:
@@ -257,14 +287,13 @@ class Block:
         has_weight = totals >= torch.finfo(totals.dtype).tiny
         inverse = torch.where(has_weight, 1 / totals, torch.zeros_like(totals))
         self._penalise(inverse)
-        starts = (0, len(tables[0]))
-        for start, table, factors in zip(starts, tables, self._tables(self.factors)):
-            torch.mul(table, inverse[start : start + len(table)].unsqueeze(2), out=factors)
+        parts = inverse.unsqueeze(2).split([len(table) for table in tables])
+        for table, part, factors in zip(tables, parts, self._tables(self.factors)):
+            torch.mul(table, part, out=factors)
 
     def _penalise(self, inverse: Tensor) -> None:
         """Set the penalties, given 1 / (sum of the weights of a batch), (n_batches, n_models)."""
-        self.penalties.copy_(inverse.unsqueeze(2) * self.alpha)
-        self.penalty_shares = 0.5 * self.penalties.squeeze(2) * self.shares
+        self.penalties.copy_(self.penalty.of(inverse.unsqueeze(2)))
 
     def loss(self) -> Tensor:
         """Return these batches' part of each model's epoch loss (n_models,), penalty included.
@@ -280,5 +309,6 @@ class Block:
             data = (batches * self.shares).sum(0)
         else:
             sums = [table.sum((0, 2), dtype=exact) for table in self._tables(losses)]
-            data = sum(sums[1:], sums[0]) / self.plan.longest
-        return data * self.head.loss_scale + (self.norms.square() * self.penalty_shares).sum(0)
+            data = sum(sums[1:], sums[0]) / self.plan.starts[-1]
+        shares = 0.5 * self.penalties.squeeze(2) * self.shares
+        return data * self.head.loss_scale + (self.norms.square() * shares).sum(0)

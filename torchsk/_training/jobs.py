@@ -27,12 +27,11 @@ class TrainingCancelled(BaseException):
 class Validation:
     """Held-out rows and how they are scored.
 
-    `score` is None for the head's own score, "loss" for the negative loss, or a function of the
-    trained model.
+    `score` is None for the head's own score, or a function of the trained model.
     """
 
     rows: Examples
-    score: str | Callable[[Model], float] | None = None
+    score: Callable[[Model], float] | None = None
 
     def evaluate(self, raw: Tensor, head: Head, model: Callable[[], Model]) -> tuple[float, float]:
         """Return (loss, score) of the raw outputs (n_rows, n_outputs) of the rows."""
@@ -48,10 +47,8 @@ class Validation:
         loss = float(mean) * head.loss_scale
         if not bool(torch.isfinite(raw).all()):
             return loss, math.nan
-        if callable(self.score):
+        if self.score is not None:
             return loss, float(self.score(model()))
-        if self.score == "loss":
-            return loss, -loss
         return loss, head.score(raw, target, weight)
 
 

@@ -59,6 +59,7 @@ class _Minimisation:
         self.weight, self.total = job.rows.weight, float(job.rows.n_rows)
         if self.weight is not None:
             self.total = float(self.weight.sum())
+        self.penalty = job.settings.alpha / self.total + job.settings.penalty
         #: weights after the last iteration
         self.flat = np.array(job.model.flat, dtype=np.float64)
         self.n_iterations = 0
@@ -85,7 +86,9 @@ class _Minimisation:
             )
             self.flat, run.n_iter = found.x, min(found.nit, job.settings.max_iter)
             loss = self.reported(found.x, found.fun)
-            warning = None if found.status == 0 else self._warning(found, run.n_iter)
+            is_done = job.schedule.is_fixed and found.nit >= job.settings.max_iter
+            if found.status != 0 and not is_done:
+                warning = self._warning(found, run.n_iter)
         except (KeyboardInterrupt, _ToldToStop) as ending:
             run.ending = "interrupted" if isinstance(ending, KeyboardInterrupt) else "stop"
             run.n_iter = self.n_iterations
@@ -115,14 +118,14 @@ class _Minimisation:
             network.backward(delta.div_(self.total).mT, tape, gradients)
             gradient += part
         coefs, n_coefs = weights[: self.spec.n_coefs], self.spec.n_coefs
-        gradient[:n_coefs] += coefs * (job.settings.alpha / self.total)
-        loss += 0.5 * job.settings.alpha * float(coefs @ coefs) / self.total
+        gradient[:n_coefs] += coefs * self.penalty
+        loss += 0.5 * self.penalty * float(coefs @ coefs)
         return loss, gradient.cpu().numpy().astype(np.float64)
 
     def reported(self, flat: np.ndarray, loss: float) -> float:
         """Return the loss in the unit of `loss_`: a mean over outputs where the head takes one."""
         coefs = flat[: self.spec.n_coefs]
-        penalty = 0.5 * self.job.settings.alpha * float(np.square(coefs).sum()) / self.total
+        penalty = 0.5 * self.penalty * float(np.square(coefs).sum())
         return (float(loss) - penalty) * self.job.head.loss_scale + penalty
 
     def _record(self, flat: np.ndarray) -> None:

@@ -11,14 +11,19 @@ class Progress:
     Parameters
     ----------
     early_stopping : bool
-        Whether the validation score, not the training loss, decides.
+        Whether the held-out rows, not the training loss, decide.
+    watches_loss : bool
+        Whether it is then their loss that decides, not their score.
     """
 
     early_stopping: bool
+    watches_loss: bool = False
     loss_curve: list[float] = field(default_factory=list)
     validation_loss_curve: list[float] | None = None
     validation_scores: list[float] | None = None
     best_loss: float = math.inf
+    #: of the held-out rows: the best of what decides, and the score of that epoch
+    best_watched: float = -math.inf
     best_score: float = -math.inf
     n_no_improvement: int = 0
     n_samples_seen: int = 0
@@ -30,6 +35,12 @@ class Progress:
         for name in ("loss_curve", "validation_loss_curve", "validation_scores"):
             fields[name] = None if fields[name] is None else list(fields[name])
         return Progress(**fields)
+
+    def watch(self, early_stopping: bool, watches_loss: bool) -> None:
+        """Set what decides; the best of something else is no best."""
+        if watches_loss != self.watches_loss:
+            self.best_watched = -math.inf
+        self.early_stopping, self.watches_loss = early_stopping, watches_loss
 
     def record(self, loss: float, validation: tuple[float, float] | None, tol: float) -> bool:
         """Add one epoch's training loss and validation (loss, score); return True at a new best.
@@ -47,10 +58,11 @@ class Progress:
             self.validation_loss_curve.append(validation[0])
             self.validation_scores.append(validation[1])
         if self.early_stopping and validation is not None:
-            score = validation[1]
-            improved = not score < self.best_score + tol
-            is_best = math.isfinite(score) and score > self.best_score
-            self.best_score = score if is_best else self.best_score
+            watched = -validation[0] if self.watches_loss else validation[1]
+            improved = not watched < self.best_watched + tol
+            is_best = math.isfinite(watched) and watched > self.best_watched
+            if is_best:
+                self.best_watched, self.best_score = watched, validation[1]
         else:
             improved = not loss > self.best_loss - tol
             is_best = math.isfinite(loss) and loss < self.best_loss
@@ -62,7 +74,9 @@ class Progress:
         """Return scikit-learn's words when the run no longer improves, else None."""
         if self.n_no_improvement <= n_iter_no_change:
             return None
-        watched = "Validation score" if self.early_stopping else "Training loss"
+        watched = "Training loss"
+        if self.early_stopping:
+            watched = "Validation loss" if self.watches_loss else "Validation score"
         return (
             f"{watched} did not improve more than tol={tol:f} for {n_iter_no_change} "
             "consecutive epochs."
@@ -70,9 +84,13 @@ class Progress:
 
 
 def is_diverged(progress: Progress) -> bool:
-    """Return whether the loss of the last epoch, or the score that decides, is not finite."""
-    watched = [progress.loss_curve, progress.validation_scores if progress.early_stopping else None]
-    return not all(map(_ends_finite, watched))
+    """Return whether the loss of the last epoch, or what else decides, is not finite."""
+    curves = [progress.loss_curve]
+    if progress.early_stopping:
+        is_loss = progress.watches_loss
+        held_out = progress.validation_loss_curve if is_loss else progress.validation_scores
+        curves.append(held_out or [])
+    return not all(map(_ends_finite, curves))
 
 
 def why_not_finite(progress: Progress, epoch: int) -> str:

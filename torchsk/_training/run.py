@@ -11,6 +11,10 @@ from torchsk._solvers import UPDATE_RULES
 from torchsk._training.jobs import SolverState, TrainingJob, TrainingResult
 from torchsk._training.progress import is_diverged, why_not_finite
 
+# where the peak of a schedule is past, and the share of a loss's fall that then is still to come
+# from which it falls fast
+PAST_PEAK, FALLING = 0.3, 0.3
+
 
 class Run:
     """What is recorded after each epoch of a job, the best weights, and the ending.
@@ -76,7 +80,10 @@ class Run:
     def _is_on_plateau(self) -> bool:
         """Return whether the run no longer improves, and its schedule does not go on from there."""
         schedule, progress, settings = self.job.schedule, self.job.progress, self.job.settings
-        words = progress.plateau(settings.tol, settings.n_iter_no_change)
+        patience = settings.n_iter_no_change
+        if schedule.is_fixed:  # its last epochs are its best: only held-out rows can end it
+            patience = 2 * patience if settings.early_stopping else math.inf
+        words = progress.plateau(settings.tol, patience)
         if words is None:
             return False
         onwards = schedule.after_plateau()
@@ -97,7 +104,7 @@ class Run:
         if self._best is None:
             is_lost = self.ending == "diverged" or not self._are_finite()
         else:
-            is_lost = self.ending == "diverged" and math.isinf(self.job.progress.best_score)
+            is_lost = self.ending == "diverged" and math.isinf(self.job.progress.best_watched)
         if is_lost:
             raise ValueError(why_not_finite(self.job.progress, self.n_iter))
         return self._best
@@ -130,12 +137,33 @@ class Run:
         if self.ending == "diverged":
             why = why_not_finite(self.job.progress, self.n_iter)
             return ConvergenceWarning(f"{why} The best weights so far were kept.")
-        if self.ending != "max_iter" or self.job.settings.incremental:
+        settings = self.job.settings
+        if self.ending != "max_iter" or settings.incremental:
             return None
-        rule = UPDATE_RULES.get(self.job.settings.solver)
+        if self.job.schedule.is_fixed:  # it has done what was planned
+            return self._hint()
+        rule = UPDATE_RULES.get(settings.solver)
         return ConvergenceWarning(
-            f"Stochastic Optimizer: Maximum iterations ({self.job.settings.max_iter}) reached and "
-            f"the optimization hasn't converged yet.{'' if rule is None else rule.advice}"
+            f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and the "
+            f"optimization hasn't converged yet.{'' if rule is None else rule.advice}"
+        )
+
+    def _hint(self) -> Warning | None:
+        """Return a hint if the rate that was asked for is so low that the loss was still falling.
+
+        Under a schedule of fixed length that shows in how much of the fall came after its peak.
+        """
+        settings, curve = self.job.settings, self.job.progress.loss_curve[-self.n_iter :]
+        if settings.learning_rate_init * 4 > settings.usual_rate or len(curve) < 10:
+            return None
+        start, peak, end = curve[0], curve[int(PAST_PEAK * len(curve))], curve[-1]
+        if not peak - end > FALLING * (start - end) > 0:
+            return None
+        return ConvergenceWarning(
+            f"The loss was still falling fast: learning_rate_init={settings.learning_rate_init:g} "
+            f"is the peak of a schedule of {settings.max_iter} epochs, for which "
+            f"{settings.usual_rate:g} is usual with this solver. Raise it or max_iter, or use "
+            "learning_rate='constant'."
         )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchsk._data import chunks
+from torchsk._dropout import PER_WORD, as_mask, draw_, make_generator, n_words
 from torchsk._heads import Head
 from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network
@@ -24,7 +25,15 @@ from torchsk._models import Model
 from torchsk._rows import Rows
 from torchsk._runtime import exact_dtype, threads_for
 from torchsk._solvers import UPDATE_RULES, UpdateRule, as_column
-from torchsk._training.batches import Batch, Block, Plan, RowOrder, TrainingData
+from torchsk._training.batches import (
+    Batch,
+    Block,
+    Penalty,
+    Plan,
+    RowOrder,
+    TrainingData,
+    runs_of,
+)
 from torchsk._training.jobs import (
     Lane,
     SolverState,
@@ -60,12 +69,15 @@ class StackLane(Lane):
         if not job.head.per_sample:
             return None
         rows, settings = job.rows, job.settings
-        n_batches = -(-rows.n_rows // settings.batch_size)
-        # one batch that holds all rows may be padded, up to twice its length
-        width = rows.n_rows.bit_length() if n_batches == 1 else settings.batch_size
+        n_batches = len(settings.cut(rows.n_rows))
+        # one batch that holds all rows may be padded, up to twice its length; even ones all are
+        width = settings.batch_size if n_batches > 1 else rows.n_rows.bit_length()
+        if settings.n_batches is not None:
+            width = 0
         return (
             self, job.model.spec, job.head.stack_key, settings.nesterovs_momentum,
-            settings.shuffle, str(job.device), type(rows.X), settings.alpha > 0, n_batches, width,
+            settings.shuffle, settings.is_penalised, str(job.device), type(rows.X), n_batches,
+            width,
         )  # fmt: skip
 
     def max_models(self, job: TrainingJob) -> int:
@@ -108,6 +120,9 @@ class _Stack:
     def __init__(self, jobs: Sequence[TrainingJob]):
         first = jobs[0]
         self.device, self.head, self.spec = first.device, first.head, first.model.spec
+        #: widths of the layers that drop units
+        self.dropped = self.spec.dropped
+        self.no_masks: list[Tensor | None] = [None] * len(self.spec.dropout)
         self.outcomes: list[TrainingResult | Exception] = [RuntimeError("not trained")] * len(jobs)
         self.data = TrainingData(jobs)
         slots: dict[RowOrder, list[int]] = {}
@@ -127,10 +142,8 @@ class _Stack:
             member.run = Run(
                 member.job, partial(self._flat, member), partial(self._are_finite, member)
             )
-            if any(self.spec.dropout):
-                seed = int(member.job.rng.randint(2**31 - 1))
-                # another seed at each call of partial_fit, whose random_state starts anew
-                member.generator = torch.Generator(self.device).manual_seed(seed + member.n_steps)
+            if self.dropped:
+                member.generator = make_generator(member.job.rng, self.device, member.n_steps)
         for order, group in slots.items():
             if len(group) > 1:
                 order.rng = copy.deepcopy(order.rng)  # goes on when the first of them has ended
@@ -158,19 +171,18 @@ class _Stack:
         }
         self.rule: UpdateRule = rule(values, first.settings.nesterovs_momentum, self.weights)
         self.moment_tables = self.moments.unbind()
-        self.is_penalised = first.settings.alpha > 0
-        self.alpha = as_column([job.settings.alpha for job in jobs], self.weights)
+        self.is_penalised = first.settings.is_penalised
+        self.penalty = Penalty(
+            as_column([job.settings.alpha for job in jobs], self.weights),
+            as_column([job.settings.penalty for job in jobs], self.weights),
+        )
         limits = [job.settings.max_grad_norm for job in jobs]
         norms = [math.inf if limit is None else limit for limit in limits]
         self.max_grad_norm = None if min(norms) == math.inf else as_column(norms, self.weights)
-        self.plan = Plan(
-            [len(order.rows) for order in self._orders()],
-            [job.settings.batch_size for job in jobs],
-            self.data.weight is not None,
-            self.device,
-        )
+        cuts = [job.settings.cut(job.rows.n_rows) for job in jobs]
+        self.plan = Plan(cuts, self.data.weight is not None, self.device)
         self.tiny = torch.tensor(1e-6, dtype=self.weights.dtype, device=self.device)
-        self._block_cache: dict[tuple[int, bool], Block] = {}
+        self._block_cache: dict[tuple, Block] = {}
 
     def run(self, should_stop: Callable[[], bool] | None) -> list[TrainingResult | Exception]:
         """Train until every model has ended."""
@@ -191,8 +203,8 @@ class _Stack:
         """Pass once over all rows; return the training loss of every model."""
         rate = np.array([member.job.schedule.rate for member in self.members])
         if self.rule.decoupled:  # by the schedule's rate, without Adam's bias correction
-            alpha = np.array([member.job.settings.alpha for member in self.members])
-            self.decay = as_column(1 - rate * alpha, self.weights)
+            decay = np.array([member.job.settings.decay for member in self.members])
+            self.decay = as_column(1 - rate * decay, self.weights)
         rates = self.rule.rates(
             rate,
             np.array([member.n_steps for member in self.members]),
@@ -205,8 +217,10 @@ class _Stack:
         for block in self._blocks():
             if should_stop is not None and should_stop():
                 raise TrainingCancelled
-            for i, batch in enumerate(block.batches, start=block.first):
-                self._step(batch, steps[i])
+            self._draw(block)
+            for i, batch in enumerate(block.batches):
+                masks = self._masks(batch, self.offsets[i]) if self.dropped else self.no_masks
+                self._step(batch, masks, steps[block.first + i])
             loss += block.loss()
         for member in self.members:
             member.n_steps += self.plan.n_batches
@@ -216,8 +230,9 @@ class _Stack:
         """Gather the rows of the epoch, some batches at a time."""
         n_batches, n_models = self.plan.n_batches, len(self.members)
         n_groups = n_models if self.groups is None else len(self.groups)
-        per_row = n_groups * self.data.X.n_features + n_models * self.head.n_outputs
-        size = max(1, BLOCK_SIZE // (self.plan.batch_size * per_row))
+        per_row = n_groups * self.data.X.n_features
+        per_row += n_models * (self.head.n_outputs + sum(self.dropped))
+        size = max(1, BLOCK_SIZE // (self.plan.sizes[0] * per_row))
         changes = n_batches > 1  # one batch holds the same rows every epoch
         index = None
         if changes or not self._block_cache:
@@ -227,10 +242,11 @@ class _Stack:
             by_group = index if self.groups is None else self.plan.arrange(table)
         for first in range(0, n_batches, size):
             stop = min(first + size, n_batches)
-            key = (stop - first, stop == n_batches)
+            sizes = self.plan.sizes[first:stop]
+            key = tuple(runs_of(sizes))
             if key not in self._block_cache:
                 self._block_cache[key] = Block(
-                    self.plan, self.data, self.head, n_groups, self.alpha, *key
+                    self.plan, self.data, self.head, n_groups, self.penalty, sizes
                 )
             block = self._block_cache[key]
             if index is not None:
@@ -247,9 +263,9 @@ class _Stack:
         size = fan_in * fan_out * n_models // n_groups * self.members[0].job.settings.batch_size
         return n_models > n_groups and size >= WIDE_SIZE and prefers_onednn(self.weights, size)
 
-    def _step(self, batch: Batch, rate: Tensor) -> None:
+    def _step(self, batch: Batch, masks: list[Tensor | None], rate: Tensor) -> None:
         """Update the weights of every model on one batch."""
-        tape = self.network.forward(batch.X, self._masks(batch), batch.out)
+        tape = self.network.forward(batch.X, masks, batch.out)
         delta = self.head.residual(batch.raw, batch.target).mul_(batch.factor)
         self.network.backward(delta.mT, tape, self.gradients)
         if self.is_penalised and not self.rule.decoupled:
@@ -263,23 +279,47 @@ class _Stack:
             self.coefs.mul_(self.decay)
         self.rule.step_(self.weights, self.gradient, self.moment_tables, rate)
 
-    def _masks(self, batch: Batch) -> list[Tensor | None]:
-        """Draw this batch's dropout masks, from each model's own generator.
+    def _draw(self, block: Block) -> None:
+        """Draw all masks of a block, from each model's own generator.
 
-        Padding draws nothing: a model of n_rows rows draws the masks that it would draw alone.
+        Padding draws nothing: a model draws what it would draw alone.
         """
-        if self.members[0].generator is None:
-            return [None] * len(self.spec.dropout)
+        if not self.dropped:
+            return
+        batches = self.plan.n_rows[block.first : block.first + len(block.batches)]
+        sizes = np.array([[n_words(self.dropped, n) for n in n_rows] for n_rows in batches])
+        #: where the numbers of each batch and model begin
+        self.offsets = (PER_WORD * (np.cumsum(sizes, axis=0) - sizes)).tolist()
+        totals = sizes.sum(axis=0).tolist()
+        words = torch.empty(len(totals), max(totals), dtype=torch.int64, device=self.device)
+        for member, row, total in zip(self.members, words, totals):
+            assert member.generator is not None
+            draw_(row[:total], member.generator)
+        bits = words.view(torch.uint8)
+        #: probability -> masks (n_models, ...) of all units and rows
+        self.mask_tables = {p: as_mask(bits, p) for p in set(self.spec.dropout) if p}
+
+    def _masks(self, batch: Batch, offsets: list[int]) -> list[Tensor | None]:
+        """Return this batch's dropout masks (n_models, width, n_samples), one per hidden layer."""
+        *lead, _, n_samples = batch.out.shape
         masks: list[Tensor | None] = []
+        at, is_even = 0, len(set(zip(offsets, batch.n_rows))) == 1
         for width, p in zip(self.spec.layer_sizes[1:], self.spec.dropout):
             if p == 0:
                 masks.append(None)
                 continue
-            *lead, _, n_samples = batch.out.shape
-            mask = self.weights.new_zeros(*lead, width, n_samples)
-            for member, part, n in zip(self.members, mask if lead else [mask], batch.n_rows):
-                part[:, :n].bernoulli_(1 - p, generator=member.generator)
-            masks.append(mask.div_(1 - p))
+            table = self.mask_tables[p]
+            if is_even:
+                start = offsets[0] + at * n_samples
+                mask = table[:, start : start + width * n_samples].view(-1, width, n_samples)
+                masks.append(mask if lead else mask[0])
+            else:
+                mask = self.weights.new_zeros(*lead, width, n_samples)
+                for part, row, offset, n in zip(mask, table, offsets, batch.n_rows):
+                    start = offset + at * n
+                    part[:, :n] = row[start : start + width * n].view(width, n)
+                masks.append(mask)
+            at += width
         return masks
 
     # -- between epochs --
