@@ -28,7 +28,7 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W -q --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/.installed-plot
+bench: $(VENV)/.installed-bench
 	@set -e; for script in $(wildcard benchmarks/*.py); do \
 		echo "$$script"; $(BIN)/python $$script; \
 	done

@@ -40,12 +40,21 @@ def interleave(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def processor() -> str:
+    """Return the name of the processor, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def machine() -> dict[str, str | int | float]:
     """Return what a figure depends on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "scikit-learn": sklearn.__version__,
+        "processor": processor(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 0,
         "torch threads": torch.get_num_threads(),

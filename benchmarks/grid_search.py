@@ -26,7 +26,7 @@ CASES = {
     "breast_cancer (15) batch 32": (load_breast_cancer, (15,), 32),
     "synthetic 2000x20 (100) batch 32": (None, (100,), 32),
     "digits (64) batch 32": (load_digits, (64,), 32),
-    "breast_cancer (100) batch auto": (load_breast_cancer, (100,), "auto"),
+    "breast_cancer (100) batch 200": (load_breast_cancer, (100,), 200),
 }
 N_PROCESSES = 2
 
@@ -59,10 +59,11 @@ def searches(name, n_candidates, device):
         "hidden_layer_sizes": hidden,
         "batch_size": batch_size,
         "solver": "adam",
+        "learning_rate": "constant",
         "max_iter": 50,
         "random_state": 0,
     }
-    ours = TorchClassifier(**common, standardize=False, device=device)
+    ours = TorchClassifier(**common, dropout=0.0, scoring=None, standardize=False, device=device)
     scores = {}
 
     def sklearn_search():

@@ -21,6 +21,9 @@ from torch import nn
 
 from torchsk import TorchClassifier
 
+# the same work for both sides, whatever their defaults are
+PLAIN = {"alpha": 0.0001, "learning_rate": "constant"}
+OURS = {"dropout": 0.0, "scoring": None}
 # name: (n_samples, n_features, n_classes, hidden_layer_sizes, batch_size, epochs)
 CASES = {
     "569x30 (15) batch 32": (569, 30, 2, (15,), 32, 30),
@@ -113,8 +116,9 @@ def fits(name, solver, device):
         "learning_rate_init": 0.001 if solver == "adam" else 0.01,
         "n_iter_no_change": epochs + 1,
         "random_state": 0,
+        **PLAIN,
     }
-    ours = TorchClassifier(**common, standardize=False, max_grad_norm=None, device=device)
+    ours = TorchClassifier(**common, **OURS, standardize=False, max_grad_norm=None, device=device)
     theirs = MLPClassifier(**common)
     skorch = NeuralNetClassifier(
         make_network(d, hidden, n_classes),
@@ -142,8 +146,10 @@ def measure_predict(n_runs):
     rows = []
     for dtype in (np.float32, np.float64):
         X = X.astype(dtype)
-        common = {"hidden_layer_sizes": (100,), "max_iter": 5, "random_state": 0}
-        ours, theirs = TorchClassifier(**common).fit(X, y), MLPClassifier(**common).fit(X, y)
+        common = {"hidden_layer_sizes": (100,), "batch_size": 200, "max_iter": 5, "random_state": 0}
+        common |= PLAIN
+        ours = TorchClassifier(**common, **OURS).fit(X, y)
+        theirs = MLPClassifier(**common).fit(X, y)
         for n_rows, repeats in ((1, 200), (1000, 50), (100_000, 1)):
             Z = np.tile(X, (max(1, n_rows // len(X)), 1))[:n_rows]
             seconds = interleave(
@@ -162,6 +168,7 @@ def measure_overhead(n_runs):
     """Return the seconds of a fit of 569x30 that are not spent in epochs."""
     X, y = make_classification(569, 30, random_state=0)
     common = {"hidden_layer_sizes": (15,), "batch_size": 32, "n_iter_no_change": 100}
+    common |= PLAIN | OURS
     short, long = (TorchClassifier(**common, max_iter=n, random_state=0) for n in (1, 21))
     seconds = interleave(
         {"short": lambda: short.fit(X, y), "long": lambda: long.fit(X, y)}, 3 * n_runs, repeats=5
@@ -181,7 +188,9 @@ def _peak_memory(dtype, early_stopping, n=400_000, d=100):
     for rows in np.array_split(X, 40):
         rows[:] = rng.normal(size=rows.shape)
     y = (X[:, 0] > 0).astype(int)
-    net = TorchClassifier(early_stopping=early_stopping, max_iter=2, random_state=0)
+    net = TorchClassifier(
+        early_stopping=early_stopping, batch_size=200, max_iter=2, random_state=0, **PLAIN, **OURS
+    )
     warnings.simplefilter("ignore")
     net.fit(X[:1000], y[:1000])
     before = _kilobytes("VmRSS")
