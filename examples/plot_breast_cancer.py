@@ -23,7 +23,7 @@ data = load_breast_cancer()
 X_train, X_test, y_train, y_test = train_test_split(
     data.data, data.target, test_size=114, random_state=0
 )
-net = TorchClassifier(hidden_layer_sizes=(15,), loss=nn.BCELoss, batch_size=32, random_state=0)
+net = TorchClassifier(hidden_layer_sizes=(15,), loss=nn.BCELoss, random_state=0)
 net.fit(X_train, y_train)
 
 n_wrong = (net.predict(data.data) != data.target).sum()

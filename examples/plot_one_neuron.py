@@ -10,9 +10,10 @@ activation it bends; with several layers and no activation it is still a line.
 # One neuron
 # ----------
 # ``hidden_layer_sizes=()`` leaves the output neuron only: one weight, one intercept. The other
-# parameters undo what torchsk adds to plain gradient descent (momentum, penalty, clipping and
-# scaling), and one batch holds all rows, so the 20 epochs are 20 steps. torchsk halves the squared
-# error as scikit-learn does: a rate of 0.4 is one of 0.2 with ``nn.MSELoss`` in a loop of your own.
+# parameters undo what torchsk adds to plain gradient descent (momentum, a schedule of the rate,
+# penalty, clipping and scaling), and one batch holds all rows, so the 20 epochs are 20 steps.
+# torchsk halves the squared error as scikit-learn does: a rate of 0.4 is one of 0.2 with
+# ``nn.MSELoss`` in a loop of your own.
 import warnings
 
 import matplotlib.pyplot as plt
@@ -32,6 +33,7 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.1, random_
 PLAIN = {"momentum": 0, "alpha": 0, "max_grad_norm": None, "standardize": False}
 neuron = TorchRegressor(
     hidden_layer_sizes=(),
+    learning_rate="constant",
     learning_rate_init=0.4,
     batch_size=len(X_train),
     max_iter=20,

@@ -66,6 +66,7 @@ class Trace(Callback):
 # Ten steps of plain gradient descent with rate 1
 # -----------------------------------------------
 PLAIN_DESCENT = {
+    "learning_rate": "constant",
     "learning_rate_init": 1.0,
     "momentum": 0,
     "alpha": 0,

@@ -13,20 +13,15 @@ probabilities. All three mean the same, and torchsk picks the end of the network
 # The same data and three losses. ``out_activation_`` says what the network ends in, ``n_outputs_``
 # how many outputs it has. Without hidden layer there is one best classifier, and L-BFGS finds it.
 # (The penalty is twice as large where two outputs share what one output does alone.)
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.datasets import load_breast_cancer
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from torch import nn
 
 from torchsk import TorchClassifier
-
-warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is given
 
 X, y = load_breast_cancer(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
@@ -98,7 +93,6 @@ for loss, ending in ENDINGS.items():
         loss=loss,
         standardize=True,
         max_iter=40,
-        tol=0,
         random_state=0,
     ).fit(X_train, y_train)
     own[loss.__name__] = net.predict_proba(X_test)[:, 1]

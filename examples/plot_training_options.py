@@ -42,8 +42,8 @@ BASE = {"hidden_layer_sizes": (50, 30), "max_iter": 20, "random_state": 0}
 # How weights are drawn
 # ---------------------
 # ``init`` is scikit-learn's rule, the name of a function of ``torch.nn.init``, or a function that
-# fills a tensor in place. (The function below draws weights that are far too small: 20 epochs
-# later the network has hardly begun.)
+# fills a tensor in place. (The function below draws weights that are far too small: for a third of
+# the epochs the network learns nothing.)
 
 
 def small(weight):
@@ -77,8 +77,9 @@ by_batch = fit_all(
 # %%
 # The rate, epoch by epoch
 # ------------------------
-# ``learning_rate`` is the name of a schedule, a function of the epoch, or a scheduler class of
-# torch, with its options bound by ``partial`` (the network is then trained by skorch).
+# ``learning_rate`` is the name of a schedule ("onecycle" if nothing is said), a function of the
+# epoch, or a scheduler class of torch, with its options bound by ``partial`` (the network is then
+# trained by skorch).
 
 
 def halved_every_five(epoch):
@@ -89,9 +90,9 @@ def halved_every_five(epoch):
 by_schedule = fit_all(
     "schedule",
     {
-        "constant": TorchClassifier(**BASE),
+        "onecycle": TorchClassifier(**BASE),
         "cosine": TorchClassifier(learning_rate="cosine", **BASE),
-        "onecycle": TorchClassifier(learning_rate="onecycle", **BASE),
+        "constant": TorchClassifier(learning_rate="constant", **BASE),
         "a function": TorchClassifier(learning_rate=halved_every_five, **BASE),
         "ExponentialLR": TorchClassifier(learning_rate=partial(ExponentialLR, gamma=0.9), **BASE),
     },

@@ -74,9 +74,11 @@ rooms = [
     room("middle", 6, 165, 180, "_modules", "ModuleModel:", "a module of yours"),
     room("middle", 7, 165, 245, "_models", "Model, MLPModel: rows to", "raw outputs; Fitted"),
     room("middle", 7, 460, 150, "_parameters", "what each may be;", "Settings"),
-    room("leaf", 8, 225, 185, "_mlp", "the built-in network:", "forward, backward"),
+    room("leaf", 8, 195, 215, "_mlp", "the built-in network:", "forward, backward"),
+    room("leaf", 8, 495, 130, "_defaults", 'what "auto"', "becomes"),
     room("leaf", 8, 640, 180, "_rows", "on a device;", "Examples"),
-    room("leaf", 9, 300, 110, "_matmul", "the faster of", "two kernels"),
+    room("leaf", 9, 195, 100, "_dropout", "its masks"),
+    room("leaf", 9, 320, 90, "_matmul", "the faster of", "two kernels"),
     room("leaf", 9, 640, 180, "_standardizer", "centre and scale"),
     room("leaf", 10, 700, 200, "_data", "checked rows on the host"),
     frame(20, TOPS[10], 640, 98, "the tables: one row for each name"),
@@ -109,11 +111,13 @@ rooms = [
     down(660, 5, 8),
     down(85, 6, 10),  # _optimizers
     down(255, 6, 7),  # _modules
-    down(195, 7, 10),  # _models
-    down(317, 7, 8),
-    down(535, 7, 10),  # _parameters
-    down(275, 8, 10),  # _mlp
-    down(355, 8, 9),
+    down(180, 7, 10),  # _models
+    down(302, 7, 8),
+    down(475, 7, 10),  # _parameters
+    down(560, 7, 8),
+    down(245, 8, 9),  # _mlp
+    down(307, 8, 10),
+    down(365, 8, 9),
     down(730, 8, 9),  # _rows
     down(760, 9, 10),  # _standardizer
 ]  # fmt: skip
