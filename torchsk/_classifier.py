@@ -44,9 +44,10 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         multiply its effect by the number of rows. With `module` "auto" is 0.0001.
 
     batch_size : int or "auto", default="auto"
-        Rows per step. "auto" cuts an epoch into about 12 batches of 32 to 200 rows that are even
-        but for a row. Up to 1000 rows it counts equal rows (of equal targets) as one of more
-        weight, so that a row of weight k and k such rows give the same network.
+        Rows per step. "auto" cuts an epoch into about 12 batches of about 32 to 200 rows that are
+        even but for a row. Up to 1000 rows, unless early stopping holds some out, it counts equal
+        rows (of equal targets) as one of more weight, so that a row of weight k and k such rows
+        give the same network.
 
     learning_rate : {"constant", "invscaling", "adaptive", "cosine", "onecycle"}, callable, or \
             torch.optim.lr_scheduler class, default="onecycle"
@@ -58,10 +59,10 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
     learning_rate_init : float or "auto", default="auto"
         Initial learning rate, above 0; under "onecycle" the peak. "auto" is then 0.2 for "sgd" and
-        "adagrad", 0.02 for "adam" and "adamw", 0.005 for "rmsprop" and 0.01 for a class of torch, a
-        quarter of it with `module`. In
-        `partial_fit` and under schedules that have no end it is 0.05 for "sgd", 0.01 for "adagrad"
-        and 0.001 for the others. The MLP's 0.001 is far too small for "sgd" in 50 epochs.
+        "adagrad", 0.02 for "adam" and "adamw", 0.005 for "rmsprop" and 0.01 for a class of torch; a
+        quarter of that with `module`. In `partial_fit` and under schedules that have no end it is
+        0.05 for "sgd", 0.01 for "adagrad" and 0.001 for the others. The MLP's 0.001 is far too
+        small for "sgd" in 50 epochs.
 
     power_t : float, default=0.5
         Exponent of "invscaling".

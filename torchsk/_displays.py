@@ -20,7 +20,6 @@ class _Curve(NamedTuple):
     is_score: bool = False
 
 
-# The last curve that an estimator has decides its best epoch.
 CURVES = {
     "loss_curve_": _Curve("training loss", "-", np.nanargmin),
     "validation_loss_curve_": _Curve("validation loss", "--", np.nanargmin),
@@ -88,7 +87,10 @@ def unwrap(estimator):
 
 
 def _read_curves(estimator):
-    """Return {attribute: curve of shape (n_epochs,)} for the attributes that are there."""
+    """Return {attribute: curve of shape (n_epochs,)} for the attributes that are there.
+
+    The last one decides which epoch is the best: the score, unless early stopping watches the loss.
+    """
     check_is_fitted(estimator)
     *_, final = unwrap(estimator)
     values = {attribute: getattr(final, attribute, None) for attribute in CURVES}
@@ -98,12 +100,14 @@ def _read_curves(estimator):
             "estimator must be one that records loss_curve_ in fit, which solver='lbfgs' does not; "
             f"got estimator={estimator!r}."
         )
+    if getattr(final, "scoring", None) == "loss" and "validation_loss_curve_" in curves:
+        curves["validation_loss_curve_"] = curves.pop("validation_loss_curve_")
     return curves
 
 
 def _best_epoch(curves):
     """Return the attribute that decides and the index of its best epoch (None: all are nan)."""
-    *_, watched = [attribute for attribute in CURVES if attribute in curves]
+    *_, watched = curves
     is_known = not np.isnan(curves[watched]).all()
     return watched, int(CURVES[watched].best(curves[watched])) if is_known else None
 
@@ -130,8 +134,9 @@ class LossCurveDisplay:
     It is recommended to use :meth:`from_estimator` to make one. An estimator has one colour;
     the line style tells its training loss, validation loss and validation score apart. The
     losses are on the left axis; the training loss includes the penalty of `alpha` where that is
-    part of the loss, the validation loss never does. On the right axis is the score that early
-    stopping watched. A star marks the best epoch; its weights are the ones kept only with
+    part of the loss, the validation loss never does. On the right axis is the score of the held-out
+    rows. A star marks the best epoch: that of the smallest validation loss where ``scoring="loss"``
+    watches it, else that of the largest score. Its weights are the ones kept only with
     ``early_stopping=True``, otherwise they are those of the last epoch.
 
     Parameters
@@ -139,7 +144,7 @@ class LossCurveDisplay:
     curves : dict of str to dict
         Name of an estimator -> its curves: the key ``"loss_curve_"`` and, where there are any,
         ``"validation_loss_curve_"`` and ``"validation_scores_"``, each an ndarray of shape
-        (n_epochs,).
+        (n_epochs,). The last key decides which epoch is the best.
 
     Attributes
     ----------
@@ -154,8 +159,8 @@ class LossCurveDisplay:
     best_markers_ : dict of str to matplotlib Line2D
         Name of an estimator -> the mark on its best epoch.
     best_epochs_ : dict of str to int
-        Name of an estimator -> its best epoch, counted from 1: the largest validation score if
-        there are any, else the smallest validation loss, else the smallest training loss.
+        Name of an estimator -> its best epoch, counted from 1, by the last of its curves: the
+        largest score, or the smallest loss.
 
     See Also
     --------

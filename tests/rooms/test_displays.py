@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from torchsk import TorchClassifier
 from torchsk._displays import ComparisonDisplay, LossCurveDisplay, unwrap
 
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -96,6 +97,16 @@ def test_best_epoch_is_marked(curves, best, value):
     assert display.best_epochs_ == {"Recorded": best}
     marker = display.best_markers_["Recorded"]
     assert (marker.get_xdata()[0], marker.get_ydata()[0]) == (best, value)
+
+
+@pytest.mark.parametrize("scoring", ["loss", None])
+def test_the_star_is_on_the_epoch_that_early_stopping_keeps(scoring, breast_cancer):
+    net = TorchClassifier((8,), early_stopping=True, scoring=scoring, random_state=0)
+    net.fit(*breast_cancer)
+    best = LossCurveDisplay.from_estimator(net).best_epochs_["TorchClassifier"]
+    assert net.best_validation_score_ == net.validation_scores_[best - 1]
+    if scoring == "loss":
+        assert best - 1 == int(np.argmin(net.validation_loss_curve_))
 
 
 def test_no_epoch_is_best_when_all_are_nan():
