@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from torchsk import _defaults
 from torchsk._data import Data, is_mapped, merge_duplicates
 from torchsk._heads import Head
-from torchsk._mlp import draw_weights
+from torchsk._mlp import Reexpression, draw_weights
 from torchsk._models import Fitted, MLPModel, Model
 from torchsk._modules import ModuleModel
 from torchsk._optimizers import class_of
@@ -24,7 +24,7 @@ from torchsk._rows import Examples, MappedRows, as_rows, as_tensor, as_weight
 from torchsk._runtime import exact_dtype, resolve_device
 from torchsk._schedules import make_schedule
 from torchsk._solvers import is_scheduled
-from torchsk._standardizer import Standardizer
+from torchsk._standardizer import Moments, Standardizer
 from torchsk._targets import Targets
 from torchsk._training import Lane, Progress, SolverState, TrainingJob, Validation, lane_of
 
@@ -83,8 +83,11 @@ def make_job(
     )  # fmt: skip
     if estimator.dropout == "auto" and lane.has_epochs:
         model = model.with_dropout(partial(_defaults.dropout, n_known, data.X.shape[1]))
+    change = None
     if before is None and _standardizes(estimator):
         model = _with_scalers(model, data)
+    elif incremental and _standardizes(estimator):
+        model, change = _follow(model, data)
     head = model.head
     if model.y_scaler is not None:
         head = head.standardized(model.y_scaler.scale)
@@ -107,7 +110,7 @@ def make_job(
         n_rows_counted=n_rows,
     )
     if incremental and before is not None and before.state is not None:
-        _resume(job, before.state)
+        _resume(job, before.state, change)
     if held_out is not None and lane.has_epochs:
         rows = _examples(held_out, model, head, lane, device, "_val")
         job.validation = Validation(rows, _score(estimator, model, targets, progress, held_out))
@@ -229,16 +232,37 @@ def _standardizes(estimator: Any) -> bool:
 
 def _with_scalers(model: Model, data: Data) -> Model:
     """Return the model with the scalers of its first rows."""
-    x_scaler, y_scaler = Standardizer.fit(data.X, data.weight, "X"), None
+    x_scaler, y_scaler = Standardizer.fit(data.X, data.weight), None
     if model.head.equivariant:
-        if abs(data.y).max() > np.finfo(model.dtype).max:
-            raise ValueError(
-                f"y must be within the range of {model.dtype}, the dtype of X, in which "
-                "predictions are returned: scale it, or give X as float64."
-            )
-        y_scaler = Standardizer.fit(data.y, data.weight, "y")
-        y_scaler = Standardizer(*model.head.standardization(y_scaler.mean, y_scaler.scale))
+        _check_range(data.y, model)
+        y_scaler = _y_scaler(model.head, Moments.of(data.y, data.weight, "y"))
     return replace(model, x_scaler=x_scaler, y_scaler=y_scaler)
+
+
+def _follow(model: Model, data: Data) -> tuple[Model, Reexpression | None]:
+    """Return (the model whose scalers know these rows too, what that did to its weights)."""
+    x_scaler, y_scaler = model.x_scaler, model.y_scaler
+    if not model.follows or x_scaler is None or x_scaler.moments is None:
+        return model, None
+    x_scaler = x_scaler.with_rows(data.X, data.weight)
+    if y_scaler is not None and y_scaler.moments is not None:
+        _check_range(data.y, model)
+        y_scaler = _y_scaler(model.head, y_scaler.moments.with_rows(data.y, data.weight, "y"))
+    return model.rescaled(x_scaler, y_scaler)
+
+
+def _y_scaler(head: Head, moments: Moments) -> Standardizer:
+    """Return what standardises y as a head needs it."""
+    return Standardizer(*head.standardization(moments.mean, moments.deviation), moments)
+
+
+def _check_range(y: np.ndarray, model: Model) -> None:
+    """Raise unless predictions of the size of y can be returned."""
+    if abs(y).max() > np.finfo(model.dtype).max:
+        raise ValueError(
+            f"y must be within the range of {model.dtype}, the dtype of X, in which "
+            "predictions are returned: scale it, or give X as float64."
+        )
 
 
 def _examples(
@@ -262,10 +286,10 @@ def _examples(
     )
 
 
-def _resume(job: TrainingJob, state: SolverState) -> None:
+def _resume(job: TrainingJob, state: SolverState, change: Reexpression | None) -> None:
     """Go on with what the solver remembers, if the same lane has left it."""
     if state.key == job.lane.key:
-        job.state = state
+        job.state = state if change is None else job.lane.reexpress(state, change)
         job.schedule.resume(state.epoch, state.rate, job.progress.n_samples_seen)
 
 

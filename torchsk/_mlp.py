@@ -80,6 +80,82 @@ def pack(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.nd
     return np.concatenate([np.ravel(layer.T) for layer in (*coefs, *intercepts)])
 
 
+@dataclass(frozen=True)
+class Reexpression:
+    """What a change of scalers does to flat weights: the same function by other weights.
+
+    The inputs that the weights are for were ``factor * new + shift``; the raw outputs become
+    ``gain * raw + offset``. Vectors are (n_params,); each method returns a new one, in float64.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+    factor, shift : ndarray of shape (n_features,)
+    gain, offset : ndarray of shape (n_outputs,), or float
+    loss : ndarray of shape (n_targets,), or float
+        What the loss is multiplied by. Several targets count as if theirs had changed alike.
+    """
+
+    spec: NetworkSpec
+    factor: np.ndarray
+    shift: np.ndarray
+    gain: np.ndarray | float
+    offset: np.ndarray | float
+    loss: np.ndarray | float
+
+    def weights(self, flat: np.ndarray) -> np.ndarray:
+        """Return the weights that compute the same."""
+        flat = self.steps(flat)
+        flat[-self.spec.layer_sizes[-1] :] += self.offset
+        return flat
+
+    def steps(self, flat: np.ndarray) -> np.ndarray:
+        """Return a step of the weights, such as a velocity: the linear part."""
+        flat, (first, intercept), last = self._copy(flat)
+        intercept += first @ self.shift
+        first *= self.factor
+        for part in last:
+            part *= self.gain
+        return flat
+
+    def gradients(self, flat: np.ndarray) -> np.ndarray:
+        """Return a gradient by the weights, by the chain rule."""
+        flat, (first, intercept), last = self._copy(flat)
+        first -= np.outer(intercept, self.shift)
+        first /= self.factor
+        for part in last:
+            part /= self.gain
+        flat *= self._loss
+        return flat
+
+    def squares(self, flat: np.ndarray) -> np.ndarray:
+        """Return squared gradients, as if those of a coef and an intercept were uncorrelated."""
+        flat, (first, intercept), last = self._copy(flat)
+        first += np.outer(intercept, self.shift**2)
+        first /= self.factor**2
+        for part in last:
+            part /= np.square(self.gain)
+        flat *= self._loss**2
+        return flat
+
+    @property
+    def _loss(self) -> float:
+        return float(np.exp(np.log(self.loss).mean()))
+
+    def _copy(self, flat: np.ndarray) -> tuple[np.ndarray, tuple, tuple]:
+        """Return a copy, and views of it on (coef, intercept) of the first and the last layer.
+
+        The first coef is (fan_out, fan_in), as it is stored, and the last one (fan_in, fan_out).
+        """
+        flat, spec = flat.astype(np.float64), self.spec
+        n_inputs, n_first, *_ = spec.layer_sizes
+        *_, n_last, n_outputs = spec.layer_sizes
+        intercepts, n_coefs = flat[spec.n_coefs :], spec.n_coefs
+        first = flat[: n_inputs * n_first].reshape(n_first, n_inputs)
+        last = flat[n_coefs - n_last * n_outputs : n_coefs].reshape(n_outputs, n_last).T
+        return flat, (first, intercepts[:n_first]), (last, intercepts[-n_outputs:])
+
+
 def _seeded(fill_: Callable[..., Any]) -> Callable[[int], Callable[[Tensor], Any]]:
     """Return seed -> in-place filler with a generator of its own, if it draws at all."""
     draws = "generator" in inspect.signature(fill_).parameters

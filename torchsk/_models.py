@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchsk._data import chunks
 from torchsk._dropout import Masks
 from torchsk._heads import Head
-from torchsk._mlp import Network, NetworkSpec, make_module, pack
+from torchsk._mlp import Network, NetworkSpec, Reexpression, make_module, pack
 from torchsk._runtime import available_devices, threads_for
 from torchsk._standardizer import Standardizer
 
@@ -99,6 +99,15 @@ class Model(ABC):
     ) -> tuple[Callable[[Tensor], Tensor], np.dtype]:
         """Return (standardised inputs -> raw outputs, dtype of these inputs)."""
 
+    #: whether `rescaled` can re-express the network for later scalers
+    follows: ClassVar[bool] = False
+
+    def rescaled(
+        self, x_scaler: Standardizer, y_scaler: Standardizer | None
+    ) -> tuple[Self, Reexpression]:
+        """Return (the model with later scalers and the same outputs, what changed its weights)."""
+        raise NotImplementedError
+
     def raw(self, X: np.ndarray) -> Tensor:
         """Return raw outputs (n_samples, n_outputs) in y's unit and X's dtype, on the CPU.
 
@@ -146,7 +155,7 @@ class Model(ABC):
         if self.y_scaler is None:
             return np.zeros(self.head.n_outputs), np.ones(self.head.n_outputs)
         head: Any = self.head  # of a regressor
-        return head.raw_affine(self.y_scaler.mean, self.y_scaler.scale)
+        return head.raw_affine(*self.y_scaler.known)
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,8 @@ class MLPModel(Model):
 
     spec: NetworkSpec
     flat: np.ndarray
+
+    follows = True
 
     @property
     def n_layers(self) -> int:
@@ -196,6 +207,18 @@ class MLPModel(Model):
     def trained(self, flat: np.ndarray) -> Self:
         """Return the model with other weights (n_params,)."""
         return replace(self, flat=flat)
+
+    def rescaled(
+        self, x_scaler: Standardizer, y_scaler: Standardizer | None
+    ) -> tuple[Self, Reexpression]:
+        """Return (the model with later scalers and the same outputs, what changed its weights)."""
+        assert self.x_scaler is not None
+        out: tuple[Any, ...] = 1.0, 0.0, 1.0
+        if self.y_scaler is not None and y_scaler is not None:
+            out = self.head.change_of_unit(self.y_scaler.known, y_scaler.known)
+        change = Reexpression(self.spec, *self.x_scaler.change(x_scaler), *out)
+        flat = change.weights(self.flat)
+        return replace(self, x_scaler=x_scaler, y_scaler=y_scaler, flat=flat), change
 
     def trainable(self) -> nn.Module:
         """Return the nn.Sequential that has these weights; units are dropped as in a stack."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchsk._mlp import Reexpression
 from torchsk._parameters import Settings
 from torchsk._solvers import SOLVERS, UPDATE_RULES, UpdateRule
 
@@ -136,3 +137,21 @@ def resume(optimizer: Optimizer, before: Optimizer) -> None:
         for old, new in zip(saved["param_groups"], optimizer.state_dict()["param_groups"])
     ]
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def reexpress_(optimizer: Optimizer, change: Reexpression) -> None:
+    """Re-express the moments of an update rule that trains the built-in network.
+
+    Those of torch's own classes stay as they are.
+    """
+    (group,) = optimizer.param_groups
+    states = [optimizer.state[parameter] for parameter in group["params"]]
+    if not isinstance(optimizer, RuleOptimizer) or not all(states):
+        return
+    # coefs and intercepts take turns here; in a flat vector all coefs come first
+    parts = [state["moments"] for state in states[::2] + states[1::2]]
+    flat = torch.cat(parts, 2).squeeze(1).cpu().numpy()
+    flat = UPDATE_RULES[group["solver"]].reexpress(flat, change)
+    ends = np.cumsum([part.shape[2] for part in parts])[:-1]
+    for part, new in zip(parts, np.split(flat, ends, axis=1)):
+        part.copy_(torch.from_numpy(new).unsqueeze(1))

@@ -69,6 +69,11 @@ class UpdateRule(ABC):
     ) -> None:
         """Update weights and each moment (n_models, n_params); the gradient may be overwritten."""
 
+    @classmethod
+    @abstractmethod
+    def reexpress(cls, moments: np.ndarray, change: Any) -> np.ndarray:
+        """Return the moments (n_moments, n_params) after a `Reexpression` of the weights."""
+
 
 class SGD(UpdateRule):
     """Gradient descent with (Nesterov) momentum, as scikit-learn's: the velocity holds the rate."""
@@ -101,6 +106,11 @@ class SGD(UpdateRule):
             weights.addcmul_(velocity, momentum).sub_(gradient)
         else:
             weights.add_(velocity)
+
+    @classmethod
+    def reexpress(cls, moments: np.ndarray, change: Any) -> np.ndarray:
+        """Return the velocity: it is a step."""
+        return np.stack([change.steps(moments[0])])
 
 
 class Adam(UpdateRule):
@@ -156,6 +166,11 @@ class Adam(UpdateRule):
         if not alone:
             weights.addcmul_(target, rate)
 
+    @classmethod
+    def reexpress(cls, moments: np.ndarray, change: Any) -> np.ndarray:
+        """Return both: they are averages of gradients and of their squares."""
+        return np.stack([change.gradients(moments[0]), change.squares(moments[1])])
+
 
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): alpha shrinks the weights."""
@@ -178,6 +193,11 @@ class RMSprop(UpdateRule):
         v.mul_(beta_2).addcmul_(gradient, gradient * self.complements["beta_2"])
         weights.sub_(gradient.div_(torch.sqrt(v).add_(self.columns["epsilon"])).mul_(rate))
 
+    @classmethod
+    def reexpress(cls, moments: np.ndarray, change: Any) -> np.ndarray:
+        """Return the average of squared gradients."""
+        return np.stack([change.squares(moments[0])])
+
 
 class Adagrad(UpdateRule):
     """Adagrad (Duchi, Hazan & Singer 2011)."""
@@ -193,6 +213,11 @@ class Adagrad(UpdateRule):
         """Apply w -= rate g / (sqrt(sum of g^2) + epsilon)."""
         total = moments[0].add_(gradient.square())
         weights.sub_(gradient.div_(torch.sqrt(total).add_(self.columns["epsilon"])).mul_(rate))
+
+    @classmethod
+    def reexpress(cls, moments: np.ndarray, change: Any) -> np.ndarray:
+        """Return the sum of squared gradients."""
+        return np.stack([change.squares(moments[0])])
 
 
 #: decay of a decoupled rule that goes with a penalty of 1 on the mean loss

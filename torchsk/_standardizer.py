@@ -1,6 +1,7 @@
-"""Centre and scale of columns: how they are taken from rows, and applied."""
+"""Centre and scale of columns: how they are taken from rows, follow a stream, and are applied."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,77 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from torchsk._data import chunks
 
+#: a spread that grows by more than this factor at once was as good as none: two rows that happen
+#: to be alike, or the rows of one class
+MAX_GROWTH = 2.0
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is known of columns from all rows so far.
+
+    Parameters
+    ----------
+    n : float
+        Sum of the weights of the rows.
+    mean, variance : ndarray of shape (n_columns,)
+    """
+
+    n: float
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, X: Any, weight: np.ndarray | None = None, name: str = "X") -> "Moments":
+        """Return the (weighted) moments of the columns of X."""
+        return cls(*_moments(X, weight))._checked(X, name)
+
+    def with_rows(self, X: Any, weight: np.ndarray | None = None, name: str = "X") -> "Moments":
+        """Return the moments of the rows so far and X together (Chan, Golub & LeVeque 1979)."""
+        new, mean, variance = _moments(X, weight)
+        n = self.n + new
+        share = new / n
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = mean - self.mean
+            mean = self.mean + share * step
+            variance = (1 - share) * (self.variance + share * step * step) + share * variance
+        return Moments(n, mean, variance)._checked(X, name)
+
+    @cached_property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of each column; 0 for a column without spread."""
+        deviation = np.sqrt(self.variance)
+        # rounding leaves a constant column with a spread of a few eps times its value
+        deviation[deviation <= 10 * np.finfo(np.float64).eps * np.abs(self.mean)] = 0.0
+        return deviation
+
+    def _checked(self, X: Any, name: str) -> "Moments":
+        """Return them, or raise if a variance is not finite."""
+        if not np.isfinite(self.variance).all():
+            raise ValueError(
+                f"{name} must be finite and small enough to be squared in float64; got values "
+                f"up to {abs(X[:]).max():.3g}."
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Centre and scale of columns, float64 (n_columns,)."""
+    """Centre and scale of columns, float64 (n_columns,).
+
+    Parameters
+    ----------
+    mean, scale : ndarray of shape (n_columns,)
+    moments : Moments or None
+        What they were taken from, if they shall follow later rows.
+    centred : bool
+        False once there have been sparse rows: then `mean` is 0.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
+    moments: Moments | None = None
+    centred: bool = True
 
     @classmethod
     def fit(cls, X: Any, weight: np.ndarray | None = None, name: str = "X") -> "Standardizer":
@@ -23,23 +88,49 @@ class Standardizer:
 
         Sparse X is scaled but not centred. Columns without spread get scale 1.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, variance = (_sparse_moments if sp.issparse(X) else _dense_moments)(X, weight)
-        if not np.isfinite(variance).all():
-            raise ValueError(
-                f"{name} must be finite and small enough to be squared in float64; got values "
-                f"up to {abs(X[:]).max():.3g}."
-            )
-        scale = np.sqrt(variance)
-        # rounding leaves a constant column with a spread of a few eps times its value
-        scale[scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)] = 1.0
-        return cls(np.zeros_like(mean) if sp.issparse(X) else mean, scale)
+        return cls._of(Moments.of(X, weight, name), centred=not sp.issparse(X))
+
+    def with_rows(self, X: Any, weight: np.ndarray | None = None) -> "Standardizer":
+        """Return the scaler of the rows so far and X together."""
+        assert self.moments is not None
+        centred = self.centred and not sp.issparse(X)
+        return self._of(self.moments.with_rows(X, weight), centred)
+
+    @property
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the rows, a deviation of 0 where there is none yet."""
+        if self.moments is None:
+            return self.mean, self.scale
+        return self.moments.mean, self.moments.deviation
+
+    def change(self, later: "Standardizer") -> tuple[np.ndarray, np.ndarray]:
+        """Return (factor, shift): z of this scaler is ``factor * z + shift`` of the later one's z.
+
+        Where there was no spread yet, or next to none (`MAX_GROWTH`), the later scale counts as
+        this one's too: a small one that stood in would blow up the weights of a column.
+        """
+        is_known = MAX_GROWTH * self.known[1] >= later.known[1]
+        scale = np.where(is_known, self.scale, later.scale)
+        return later.scale / scale, (later.mean - self.mean) / scale
+
+    @classmethod
+    def _of(cls, moments: Moments, centred: bool) -> "Standardizer":
+        mean, deviation = moments.mean, moments.deviation
+        scale = np.where(deviation > 0, deviation, 1.0)
+        return cls(mean if centred else np.zeros_like(mean), scale, moments, centred)
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Return (X - mean) / scale in float64."""
         with np.errstate(over="ignore"):  # who takes the result looks at its range
             Z = np.subtract(X, self.mean, dtype=np.float64)
             return np.divide(Z, self.scale, out=Z)
+
+
+def _moments(X: Any, weight: np.ndarray | None) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return (sum of the weights, mean, variance) of the columns of X."""
+    total = float(X.shape[0] if weight is None else weight.sum(dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return total, *(_sparse_moments if sp.issparse(X) else _dense_moments)(X, weight)
 
 
 def _dense_moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -26,14 +26,6 @@ def test_partial_fit_of_a_regressor(friedman1):
     assert model.score(X, y) > 0.8
 
 
-def test_partial_fit_keeps_the_first_standardisation(iris):
-    X, y = iris
-    model = Classifier().partial_fit(X, y, classes=[0, 1, 2])
-    scaler = model._fitted.model.x_scaler
-    model.partial_fit(X * 100, y)
-    assert model._fitted.model.x_scaler is scaler
-
-
 def test_solver_may_change_between_calls(iris):
     X, y = iris
     model = Classifier()

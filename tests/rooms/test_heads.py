@@ -409,8 +409,9 @@ def test_training_on_standardised_targets_is_the_same_problem(case):
         case = ("huber", "regression", {"delta": [0.5]})
     head = head_of(case, n_targets=1)
     y, raw = 7 * draw_y(case, 50, 1), draw_raw(case, head, 50, scale=0.5)
-    center, scale = head.standardization(y.mean(0), y.std(0))
-    offset, factor = head.raw_affine(center, scale)
+    spread = y.mean(0), y.std(0)
+    center, scale = head.standardization(*spread)
+    offset, factor = head.raw_affine(*spread)
     assert offset.shape == factor.shape == (head.n_outputs,)
     inner = head.standardized(scale)
     # or the folds of a search could not be stacked
@@ -437,13 +438,42 @@ def test_training_on_standardised_targets_is_the_same_problem(case):
     elif case[0] == "smooth_l1":
         ratio = ratio / max(1, head.beta / scale[0])
     np.testing.assert_allclose(outside, ratio * inside, rtol=1e-6, atol=1e-9)
+    assert head.loss_unit(*spread) == pytest.approx(ratio)
+
+
+@every_regressor
+def test_raw_may_be_said_in_another_unit(case):
+    """Two targets that are standardised anew: predictions stay, and losses change as it says."""
+    head = head_of(case)
+    y, raw = 7 * draw_y(case, 50), draw_raw(case, head, 50, scale=0.5)
+    old, new = (y.mean(0), y.std(0)), (1.3 * y.mean(0), y.std(0) * [0.9, 1.2])
+    change = head.change_of_unit(old, new)
+    new_raw = raw * torch.from_numpy(change.gain) + torch.from_numpy(change.offset)
+    in_y = [
+        r * torch.from_numpy(factor) + torch.from_numpy(offset)
+        for r, (offset, factor) in ((raw, head.raw_affine(*old)), (new_raw, head.raw_affine(*new)))
+    ]
+    torch.testing.assert_close(*map(head.inverse_link, in_y))
+    if case[0] == "gaussian":
+        deviations = [head.deviation(r, s[1]) for r, s in zip(in_y, (old, new))]
+        torch.testing.assert_close(*deviations, rtol=0.15, atol=0)  # softplus is not quite exp
+
+
+@every_regressor
+def test_raw_stays_where_no_spread_was_known(case):
+    head = head_of(case)
+    nothing = np.zeros(2)
+    change = head.change_of_unit((nothing, nothing), (np.array([2.0, 7.0]), np.array([0.5, 3.0])))
+    np.testing.assert_allclose(change.gain, 1)
+    np.testing.assert_allclose(change.loss, 1)
+    if head.out_activation == "exp":  # the mean is the unit, and it was not known
+        np.testing.assert_allclose(change.offset, 0)
 
 
 def test_poisson_starts_at_the_mean_when_targets_are_large():
     head = make_head("poisson", None, "regression", 1)
     y = np.random.default_rng(0).poisson(1e4, size=(100, 1)).astype(float)
-    center, scale = head.standardization(y.mean(0), y.std(0))
-    offset, factor = head.raw_affine(center, scale)
+    offset, factor = head.raw_affine(y.mean(0), y.std(0))
     assert np.exp(0 * factor + offset) == pytest.approx(1e4, rel=0.01)
     assert head.standardization(np.zeros(1), np.ones(1)) == (0, 1)
 

@@ -1,5 +1,7 @@
 """The built-in network: its own backward against torch autograd, its draws against scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ from torch import nn
 
 from torchsk._activations import ACTIVATIONS, make_activation
 from torchsk._heads import LOSSES, make_head
-from torchsk._mlp import INITS, Network, NetworkSpec, draw_weights, make_module, pack
+from torchsk._mlp import (
+    INITS,
+    Network,
+    NetworkSpec,
+    Reexpression,
+    draw_weights,
+    make_module,
+    pack,
+)
 
 N_SAMPLES, N_FEATURES, HIDDEN = 7, 3, (5, 4)
 N_TARGETS = {"binary": 1, "multiclass": 3, "multilabel": 3, "regression": 2}
@@ -221,3 +231,52 @@ def test_dropout_acts_in_training_only(wine):
     assert dropped.loss_ > plain.loss_
     np.testing.assert_array_equal(dropped.predict_proba(X), dropped.predict_proba(X))
     assert dropped.score(X, y) > 0.95
+
+
+# -- other units --
+
+
+@pytest.fixture(params=[(), HIDDEN], ids=["linear", "deep"])
+def change(request):
+    """Inputs and raw outputs of a network are told in other units."""
+    rng = np.random.RandomState(0)
+    spec = NetworkSpec((N_FEATURES, *request.param, 2), ("tanh",) * len(request.param), ())
+    factor, gain = rng.uniform(0.5, 2, N_FEATURES), rng.uniform(0.5, 2, 2)
+    return Reexpression(spec, factor, rng.normal(size=N_FEATURES), gain, rng.normal(size=2), 1.0)
+
+
+def _vector(change, seed):
+    return np.random.RandomState(seed).normal(size=change.spec.n_params)
+
+
+def test_reexpressed_weights_compute_the_same(change):
+    new, flat = _draw(np.random.RandomState(1), N_SAMPLES, N_FEATURES), _vector(change, 2)
+    old = new * torch.from_numpy(change.factor) + torch.from_numpy(change.shift)
+    before = Network(change.spec, torch.from_numpy(flat)).predict(old)
+    after = Network(change.spec, torch.from_numpy(change.weights(flat))).predict(new)
+    expected = before * torch.from_numpy(change.gain) + torch.from_numpy(change.offset)
+    torch.testing.assert_close(after, expected)
+
+
+def test_reexpressed_steps_and_gradients(change):
+    """A step is a difference of weights; a gradient says the same of a step in any unit."""
+    flat, step, gradient = (_vector(change, seed) for seed in (1, 2, 3))
+    moved = change.weights(flat + step) - change.weights(flat)
+    np.testing.assert_allclose(change.steps(step), moved, rtol=1e-9)
+    assert change.gradients(gradient) @ change.steps(step) == pytest.approx(gradient @ step)
+    # the loss of both targets in another unit as well: 4 and 9, on average 6
+    other = replace(change, loss=np.array([4.0, 9.0]))
+    np.testing.assert_allclose(other.gradients(gradient), 6 * change.gradients(gradient))
+
+
+def test_reexpressed_squares_are_means_over_independent_gradients(change):
+    rng = np.random.RandomState(0)
+    gradients = rng.normal(size=(4000, change.spec.n_params)) * rng.uniform(
+        0.5, 2, change.spec.n_params
+    )
+    expected = np.mean([change.gradients(gradient) ** 2 for gradient in gradients], axis=0)
+    squares = change.squares((gradients**2).mean(0))
+    np.testing.assert_allclose(squares, expected, rtol=0.15)
+    still = replace(change, shift=np.zeros(N_FEATURES), loss=3.0)
+    expected = still.gradients(gradients[0]) ** 2
+    np.testing.assert_allclose(still.squares(gradients[0] ** 2), expected)

@@ -157,3 +157,33 @@ def test_every_solver_has_a_default_rate():
         assert set(rule.default_rate) == {"classifier", "regressor"}
     assert UPDATE_RULES["sgd"].default_rate == {"classifier": 0.05, "regressor": 0.02}
     assert UPDATE_RULES["sgd"].default_max_grad_norm == 1.0
+
+
+class _Doubled:
+    """A change of units that doubles all weights: steps double with them, gradients halve."""
+
+    def steps(self, flat):
+        return 2 * flat
+
+    def gradients(self, flat):
+        return flat / 2
+
+    def squares(self, flat):
+        return flat / 4
+
+
+@pytest.mark.parametrize("name", UPDATE_RULES)
+def test_moments_follow_the_weights(name):
+    """As if all gradients before had been those of the weights that are doubled now."""
+    weights, gradients = _draw()
+    values = {key: np.array(value[:1]) for key, value in LARGE_EPSILON.items()}
+    rule = UPDATE_RULES[name](values, True, weights[:1])
+    moments = torch.zeros(2, rule.n_moments, 1, N_PARAMS, dtype=weights.dtype)
+    rate = torch.tensor(0.1, dtype=weights.dtype)
+    for gradient in gradients[:, :1]:
+        for i, factor in enumerate((1, 2)):
+            # a rate is in weights per gradient, so that of the velocity's steps is not invariant
+            step = 4 * rate if factor == 2 and name == "sgd" else rate
+            rule.step_(weights[:1].clone(), gradient / factor, moments[i], step)
+    before, after = (m.squeeze(1).numpy() for m in moments)
+    np.testing.assert_allclose(rule.reexpress(before, _Doubled()), after, rtol=1e-6)

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from torchsk import _data
 from torchsk._rows import as_tensor
-from torchsk._standardizer import Standardizer
+from torchsk._standardizer import MAX_GROWTH, Moments, Standardizer
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +89,72 @@ def test_values_too_large_to_be_squared(sparse):
         ValueError, match=r"y must be finite and small enough .*; got values up to 1e\+200\."
     ):
         Standardizer.fit(sp.csr_array(X) if sparse else X, name="y")
+
+
+# -- streams --
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_moments_follow_a_stream_as_standard_scalers(X, weight, weighted, sparse):
+    if sparse:
+        X = np.where(X > 0, X, 0)[:, :3]
+    weight = weight if weighted else None
+    oracle, scaler = StandardScaler(with_mean=not sparse), None
+    for rows in np.array_split(np.arange(60), [1, 7, 40]):
+        part = sp.csr_array(X[rows]) if sparse else X[rows]
+        w = None if weight is None else np.maximum(weight[rows], 1e-3)
+        oracle.partial_fit(part, sample_weight=w)
+        scaler = Standardizer.fit(part, w) if scaler is None else scaler.with_rows(part, w)
+    np.testing.assert_allclose(scaler.moments.n, oracle.n_samples_seen_)
+    np.testing.assert_allclose(scaler.mean, 0 if sparse else oracle.mean_, rtol=1e-12)
+    np.testing.assert_allclose(scaler.scale, oracle.scale_, rtol=1e-6)
+    assert scaler.centred is not sparse
+
+
+def test_weights_are_repeats_in_a_stream(X):
+    weight = np.random.RandomState(0).randint(0, 4, 60).astype(float)
+    weighted = Moments.of(X[:20], weight[:20]).with_rows(X[20:], weight[20:])
+    repeated = Moments.of(np.repeat(X, weight.astype(int), axis=0))
+    assert weighted.n == repeated.n
+    np.testing.assert_allclose(weighted.mean, repeated.mean, rtol=1e-12)
+    np.testing.assert_allclose(weighted.deviation, repeated.deviation, rtol=1e-6)
+
+
+def test_a_column_without_spread_stays_one(X):
+    """Whatever the batches: the rounding of their means is no spread."""
+    moments = Moments.of(np.full((7, 1), 1e9 + 0.1))
+    for n_rows in range(1, 300):
+        moments = moments.with_rows(np.full((n_rows, 1), 1e9 + 0.1))
+    assert moments.deviation == 0
+
+
+def test_sparse_rows_end_the_centring(X):
+    scaler = Standardizer.fit(X)
+    assert scaler.mean.any()
+    for rows in (sp.csr_array(X), X):
+        scaler = scaler.with_rows(rows)
+        assert not scaler.mean.any()
+        np.testing.assert_allclose(scaler.scale, Standardizer.fit(X).scale)
+
+
+def test_change_of_scaler(X):
+    """Old z = factor * new z + shift, but where the old scale knew (next to) nothing."""
+    X = X[:, :4] * [1, 1, 1, 1e-3]
+    near = X[:20].copy()
+    near[:, 1] = near[0, 1]
+    near[:, 2] = near[0, 2] + (near[:, 2] - near[0, 2]) / (10 * MAX_GROWTH)
+    old = Standardizer.fit(near)
+    new = old.with_rows(X)
+    factor, shift = old.change(new)
+    Z = factor * new.transform(X) + shift
+    np.testing.assert_allclose(Z[:, [0, 3]], old.transform(X)[:, [0, 3]], rtol=1e-6)
+    np.testing.assert_array_equal(factor[1:3], 1)
+    # what the network has said of the old mean it says still
+    np.testing.assert_allclose(factor * new.transform(old.mean) + shift, 0, atol=1e-6)
+
+
+def test_a_stream_too_large_to_be_squared():
+    scaler = Standardizer.fit(np.full((2, 1), 1e160))
+    with pytest.raises(ValueError, match="X must be finite and small enough to be squared"):
+        scaler.with_rows(np.full((2, 1), -1e160))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,21 @@ from sklearn.metrics import r2_score
 from torch import Tensor
 
 from torchsk._heads.tools import as_plain, average, softmax
+
+#: mean and standard deviation (n_targets,) of y; a deviation of 0 stands for none known yet
+Spread = tuple[np.ndarray, np.ndarray]
+
+
+class ChangeOfUnit(NamedTuple):
+    """What becomes of raw outputs and losses when y is standardised anew.
+
+    ``gain * raw + offset``, each (n_outputs,), means in the new unit what raw means in the old one.
+    Each target's part of the loss is multiplied by `loss` (n_targets,).
+    """
+
+    gain: np.ndarray
+    offset: np.ndarray
+    loss: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -110,17 +125,35 @@ class Head(ABC):
             (gradient,) = torch.autograd.grad(self.loss(leaf.requires_grad_(), target).sum(), leaf)
         return gradient.contiguous()  # autograd may return one number, expanded
 
-    def standardization(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (center, scale) to standardise y by, given its mean and its deviation."""
-        return mean, scale
+    def standardization(
+        self, mean: np.ndarray, deviation: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (center, scale) to standardise y by; a deviation is 0 if none is known."""
+        return mean, np.where(deviation > 0, deviation, 1.0)
 
     def standardized(self, scale: np.ndarray) -> "Head":
         """Return the head for targets divided by scale (n_targets,); only if equivariant."""
         return self
 
-    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def raw_affine(self, mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (offset, factor), each (n_outputs,), that bring raw back to y's own unit."""
-        return mean, scale
+        return self.standardization(mean, deviation)
+
+    def loss_unit(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        """Return the loss in y's own unit over that in standardised units, (n_targets,)."""
+        return np.ones_like(mean)
+
+    def change_of_unit(self, old: Spread, new: Spread) -> ChangeOfUnit:
+        """Return what becomes of raw outputs when the mean and the deviation of y do."""
+        old = self._completed(old, new)
+        offset, factor = self.raw_affine(*old)
+        new_offset, new_factor = self.raw_affine(*new)
+        gain, offset = factor / new_factor, (offset - new_offset) / new_factor
+        return ChangeOfUnit(gain, offset, self.loss_unit(*old) / self.loss_unit(*new))
+
+    def _completed(self, old: Spread, new: Spread) -> Spread:
+        """Return the old mean and deviation, with the new ones for what was not known yet."""
+        return old[0], np.where(old[1] > 0, old[1], new[1])
 
     @abstractmethod
     def inverse_link(self, raw: Tensor) -> Tensor:

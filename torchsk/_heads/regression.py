@@ -12,7 +12,7 @@ from sklearn.metrics import d2_pinball_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchsk._heads.base import RegressionHead
+from torchsk._heads.base import ChangeOfUnit, RegressionHead, Spread
 from torchsk._heads.tools import (
     MAX_EXPONENT,
     TINY,
@@ -50,6 +50,10 @@ class SquaredError(LocationHead):
         """Return raw - target."""
         return raw - target
 
+    def loss_unit(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        """Return the variance."""
+        return self.standardization(mean, deviation)[1] ** 2
+
 
 class AbsoluteError(LocationHead):
     """The absolute error.
@@ -65,6 +69,10 @@ class AbsoluteError(LocationHead):
     def residual(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return the sign of raw - target."""
         return (raw - target).sign_()
+
+    def loss_unit(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        """Return the deviation."""
+        return self.standardization(mean, deviation)[1]
 
 
 _THRESHOLD = (
@@ -97,6 +105,13 @@ class _Threshold(LocationHead):
         """Return (y, threshold), (n_samples, 2 * n_targets)."""
         threshold = np.asarray(getattr(self, self._threshold), dtype=y.dtype)
         return np.hstack([y, np.broadcast_to(threshold, y.shape)])
+
+    def loss_unit(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        """Return scale^2 min(1, threshold / scale), over what this loss is divided by."""
+        scale = self.standardization(mean, deviation)[1]
+        threshold = getattr(self, self._threshold) + np.zeros_like(mean)
+        unit = np.asarray(self._unit(torch.from_numpy(threshold)))
+        return scale * np.minimum(scale, threshold) / unit
 
     def decode(self, target: Tensor) -> Tensor:
         return target[..., : self.n_targets]
@@ -215,6 +230,10 @@ class Quantile(LocationHead):
         """Return 1 - q where raw is above the target, else -q."""
         return (raw > target).to(raw.dtype).sub_(self._q(raw))
 
+    def loss_unit(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        """Return the deviation."""
+        return self.standardization(mean, deviation)[1]
+
     def _q(self, raw: Tensor) -> Tensor:
         """Return the level of every output, (n_outputs,)."""
         return constant(self.levels * self.n_targets, raw)
@@ -225,9 +244,10 @@ class Quantile(LocationHead):
             return raw
         return raw.unflatten(-1, (self.n_targets, -1)).sort(-1).values.flatten(-2)
 
-    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def raw_affine(self, mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and scale, repeated once per level."""
-        return np.repeat(mean, len(self.levels)), np.repeat(scale, len(self.levels))
+        center, scale = self.standardization(mean, deviation)
+        return np.repeat(center, len(self.levels)), np.repeat(scale, len(self.levels))
 
     def as_prediction(self, values: np.ndarray) -> np.ndarray:
         """Return (n_samples[, n_targets][, n_levels]): n_levels only for a list of levels."""
@@ -312,13 +332,23 @@ class PositiveHead(RegressionHead):
         limit = math.log(torch.finfo(raw.dtype).max) - 1
         return raw.clamp(-limit, limit).exp_()
 
-    def standardization(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def standardization(
+        self, mean: np.ndarray, deviation: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return (0, mean); where the mean is not positive, (0, 1)."""
         return np.zeros_like(mean), np.where(mean > 0, mean, 1.0)
 
-    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (log(scale), 1): a factor of y is an offset of raw."""
-        return np.log(scale), np.ones_like(scale)
+    def raw_affine(self, mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (log(mean), 1): a factor of y is an offset of raw."""
+        return np.log(np.where(mean > 0, mean, 1.0)), np.ones_like(mean)
+
+    def loss_unit(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        """Return mean^(2 - power)."""
+        return np.where(mean > 0, mean, 1.0) ** (2 - self.power)
+
+    def _completed(self, old: Spread, new: Spread) -> Spread:
+        """Return the old mean and deviation; a mean that is not positive is none known yet."""
+        return super()._completed((np.where(old[0] > 0, old[0], new[0]), old[1]), new)
 
 
 class Poisson(PositiveHead):
@@ -431,6 +461,17 @@ class Gaussian(LocationHead):
         deviation = (F.softplus(raw[..., self.n_targets :]) + self.eps).sqrt()
         return deviation * torch.as_tensor(scale, dtype=raw.dtype, device=raw.device)
 
-    def raw_affine(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def raw_affine(self, mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and scale for the means, 0 and 1 for v."""
-        return np.append(mean, np.zeros_like(mean)), np.append(scale, np.ones_like(scale))
+        center, scale = self.standardization(mean, deviation)
+        return np.append(center, np.zeros_like(mean)), np.append(scale, np.ones_like(mean))
+
+    def change_of_unit(self, old: Spread, new: Spread) -> ChangeOfUnit:
+        """Return the change, exact for the means.
+
+        The variance is multiplied by a factor; its log is added to v, which is nearly the same as
+        long as v is not large: softplus(v) is near exp(v).
+        """
+        change = super().change_of_unit(old, new)
+        change.offset[self.n_targets :] += 2 * np.log(change.gain[: self.n_targets])
+        return change

@@ -6,7 +6,7 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler as TorchScheduler
 
 from torchsk._dropout import Dropout, make_generator
+from torchsk._mlp import Reexpression
 from torchsk._models import Model
 from torchsk._modules import ModuleModel
-from torchsk._optimizers import check_solver, class_of, make_options, resume
+from torchsk._optimizers import check_solver, class_of, make_options, reexpress_, resume
 from torchsk._rows import Examples
 from torchsk._runtime import seeded_torch, threads_for
 from torchsk._skorch.batches import Batches
@@ -40,9 +41,13 @@ CHUNK_SIZE = 100_000
 
 @dataclass(frozen=True)
 class NetState(SolverState):
-    """What this lane remembers between calls of partial_fit: the net."""
+    """What this lane remembers between calls of partial_fit: the net.
+
+    `change` is how the weights have been re-expressed since.
+    """
 
     net: Any = None
+    change: Reexpression | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ class SkorchLane(Lane):
     def key(self) -> tuple:
         """The solver, and that skorch has run it."""
         return "skorch", self.solver
+
+    def reexpress(self, state: SolverState, change: Reexpression) -> SolverState:
+        """Return the state with the change: an optimizer of its own will take it up."""
+        return replace(state, change=change) if isinstance(state, NetState) else state
 
     def train(
         self, jobs: Sequence[TrainingJob], should_stop: Callable[[], bool] | None = None
@@ -127,9 +136,13 @@ class SkorchLane(Lane):
         net.best_losses_, net.schedules_ = {}, {}
         net.given_ = [self.learning_rate, *self.callbacks]
         net.initialize()
-        before = job.state.net if isinstance(job.state, NetState) else None
+        before, change = None, None
+        if isinstance(job.state, NetState):
+            before, change = job.state.net, job.state.change
         if before is not None:
             resume(net.optimizer_, before.optimizer_)
+            if change is not None:
+                reexpress_(net.optimizer_, change)
             net.history, net.best_losses_ = copy.copy(before.history), dict(before.best_losses_)
             net.rate_, net.schedules_ = before.rate_, before.schedules_
         if before is not None and _are_same(before.given_, net.given_):

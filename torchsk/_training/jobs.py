@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchsk._heads import Head
+from torchsk._mlp import Reexpression
 from torchsk._models import Model
 from torchsk._parameters import Settings
 from torchsk._rows import Examples
@@ -160,6 +161,10 @@ class Lane(ABC):
     def max_models(self, job: TrainingJob) -> int:
         """Return how many jobs like this one should train together at most."""
         return 1
+
+    def reexpress(self, state: SolverState, change: Reexpression) -> SolverState:
+        """Return a state of this lane's for weights that have been re-expressed."""
+        return state
 
     @abstractmethod
     def train(

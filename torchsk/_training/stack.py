@@ -8,7 +8,7 @@ the stack. With one job the same code runs 2-D operations on the only row.
 import copy
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 
@@ -20,7 +20,7 @@ from torchsk._data import chunks
 from torchsk._dropout import PER_WORD, as_mask, draw_, make_generator, n_words
 from torchsk._heads import Head
 from torchsk._matmul import prefers_onednn
-from torchsk._mlp import Network
+from torchsk._mlp import Network, Reexpression
 from torchsk._models import Model
 from torchsk._rows import Rows
 from torchsk._runtime import exact_dtype, threads_for
@@ -79,6 +79,11 @@ class StackLane(Lane):
             settings.shuffle, settings.is_penalised, str(job.device), type(rows.X), n_batches,
             width,
         )  # fmt: skip
+
+    def reexpress(self, state: SolverState, change: Reexpression) -> SolverState:
+        """Return the state with its moments re-expressed as the rule says."""
+        rule = UPDATE_RULES[self.solver]
+        return replace(state, moments=rule.reexpress(state.moments, change))
 
     def max_models(self, job: TrainingJob) -> int:
         """Return how many models like this one a stack should hold at most."""
