@@ -144,8 +144,9 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         the intercepts at 0.
 
     standardize : bool or "auto", default="auto"
-        Whether inputs are centred and scaled with the (weighted) statistics of the first
-        fit. Sparse inputs are scaled only. "auto" is True, and False with `module`.
+        Whether inputs are centred and scaled with the (weighted) statistics of the first fit; in
+        `partial_fit` of the built-in network these follow the stream. Sparse inputs are scaled
+        only. "auto" is True, and False with `module`.
 
     scoring : str, callable or None, default="loss"
         What early stopping watches: "loss" is the loss of the held-out rows (weighed by classes as

@@ -144,8 +144,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
 
     standardize : bool or "auto", default="auto"
         Whether inputs (and targets, where the loss allows it) are centred and scaled with the
-        (weighted) statistics of the first fit. Sparse inputs are scaled only. "auto" is True, and
-        False with `module`.
+        (weighted) statistics of the first fit; in `partial_fit` of the built-in network these
+        follow the stream. Sparse inputs are scaled only. "auto" is True, and False with `module`.
 
     scoring : str, callable or None, default="loss"
         What early stopping watches: "loss" is the loss of the held-out rows, None the score of the
