@@ -70,9 +70,12 @@ class UpdateRule(ABC):
         """Update weights and each moment (n_models, n_params); the gradient may be overwritten."""
 
     @classmethod
-    @abstractmethod
     def reexpress(cls, moments: np.ndarray, change: Any) -> np.ndarray:
-        """Return the moments (n_moments, n_params) after a `Reexpression` of the weights."""
+        """Return the moments (n_moments, n_params) after a `Reexpression` of the weights.
+
+        A rule that does not say how they follow starts them afresh.
+        """
+        return np.zeros_like(moments)
 
 
 class SGD(UpdateRule):
