@@ -45,9 +45,9 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
     batch_size : int or "auto", default="auto"
         Rows per step. "auto" cuts an epoch into about 12 batches of about 32 to 200 rows that are
-        even but for a row. Up to 1000 rows, unless early stopping holds some out, it counts equal
-        rows (of equal targets) as one of more weight, so that a row of weight k and k such rows
-        give the same network.
+        even but for a row, and a call of `partial_fit` into batches of at most 200. Up to 1000
+        rows, unless early stopping holds some out, it counts equal rows (of equal targets) as one
+        of more weight, so that a row of weight k and k such rows give the same network.
 
     learning_rate : {"constant", "invscaling", "adaptive", "cosine", "onecycle"}, callable, or \
             torch.optim.lr_scheduler class, default="onecycle"

@@ -34,6 +34,11 @@ def n_batches(n: int) -> int:
     return min(N_BATCHES, key=lambda number: abs(math.log(number / wanted)))
 
 
+def n_batches_of_a_stream(n: int) -> int:
+    """Return the number of batches of one call of partial_fit, of at most 200 rows."""
+    return -(-n // LARGEST_BATCH)
+
+
 def penalty(n: int, n_features: int, is_classifier: bool, n_sigmoids: int = 0) -> float:
     """Return lambda of the penalty lambda / 2 ||W||^2 on the mean loss; it falls as 1 / n.
 

@@ -132,7 +132,8 @@ class Settings:
         if not has_epochs:
             batch_size = n_rows
         elif estimator.batch_size == "auto":
-            n_batches = _defaults.n_batches(n_rows)
+            rule = _defaults.n_batches_of_a_stream if incremental else _defaults.n_batches
+            n_batches = rule(n_rows)
             batch_size = -(-n_rows // n_batches)
         else:
             batch_size = min(int(estimator.batch_size), n_rows)
