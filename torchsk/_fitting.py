@@ -24,7 +24,7 @@ from torchsk._rows import Examples, MappedRows, as_rows, as_tensor, as_weight
 from torchsk._runtime import exact_dtype, resolve_device
 from torchsk._schedules import make_schedule
 from torchsk._solvers import is_scheduled
-from torchsk._standardizer import Moments, Standardizer
+from torchsk._standardizer import Moments, Squares, Standardizer
 from torchsk._targets import Targets
 from torchsk._training import Lane, Progress, SolverState, TrainingJob, Validation, lane_of
 
@@ -90,7 +90,7 @@ def make_job(
         model, change = _follow(model, data)
     head = model.head
     if model.y_scaler is not None:
-        head = head.standardized(model.y_scaler.scale)
+        head = head.standardized(*model.y_scaler.known)
     job = TrainingJob(
         lane=lane,
         model=model,
@@ -235,7 +235,8 @@ def _with_scalers(model: Model, data: Data) -> Model:
     x_scaler, y_scaler = Standardizer.fit(data.X, data.weight), None
     if model.head.equivariant:
         _check_range(data.y, model)
-        y_scaler = _y_scaler(model.head, Moments.of(data.y, data.weight, "y"))
+        measure = model.head.measure or Squares
+        y_scaler = _y_scaler(model.head, Moments.of(data.y, data.weight, "y", measure))
     return replace(model, x_scaler=x_scaler, y_scaler=y_scaler)
 
 
@@ -247,7 +248,9 @@ def _follow(model: Model, data: Data) -> tuple[Model, Reexpression | None]:
     x_scaler = x_scaler.with_rows(data.X, data.weight)
     if y_scaler is not None and y_scaler.moments is not None:
         _check_range(data.y, model)
-        y_scaler = _y_scaler(model.head, y_scaler.moments.with_rows(data.y, data.weight, "y"))
+        measure = model.head.measure or Squares
+        moments = y_scaler.moments.with_rows(data.y, data.weight, "y", measure)
+        y_scaler = _y_scaler(model.head, moments)
     return model.rescaled(x_scaler, y_scaler)
 
 

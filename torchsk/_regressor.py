@@ -183,7 +183,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         Number of rows trained on so far.
 
     loss_ : float
-        Loss of the last epoch, penalty included.
+        Loss of the last epoch, penalty included; that of the standardised targets, if they are.
 
     loss_curve_ : list of float
         Loss of each epoch (not for "lbfgs").

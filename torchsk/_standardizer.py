@@ -15,6 +15,22 @@ from torchsk._data import chunks
 MAX_GROWTH = 2.0
 
 
+class Squares:
+    """The usual measure of spread: squared differences, whose mean is the variance."""
+
+    @staticmethod
+    def distance(X: Any, center: np.ndarray) -> np.ndarray:
+        """Return how far each number (n_rows, n_columns) is from the centre of its column."""
+        # in C order whatever the order of X, so that sums are the same to the last bit
+        centred = np.subtract(X, center, dtype=np.float64, order="C")
+        return np.square(centred, out=centred)
+
+    @staticmethod
+    def about(spread: np.ndarray, mean: np.ndarray, center: np.ndarray) -> np.ndarray:
+        """Return the mean distance from a centre, given that from the mean."""
+        return spread + (mean - center) ** 2
+
+
 @dataclass(frozen=True)
 class Moments:
     """What is known of columns from all rows so far.
@@ -23,7 +39,10 @@ class Moments:
     ----------
     n : float
         Sum of the weights of the rows.
-    mean, variance : ndarray of shape (n_columns,)
+    mean : ndarray of shape (n_columns,)
+    variance : ndarray of shape (n_columns,)
+        Mean distance from the mean, by `Squares` or whatever measures distances as it does. They
+        must be those of a Bregman divergence, in squared units of X.
     """
 
     n: float
@@ -31,20 +50,23 @@ class Moments:
     variance: np.ndarray
 
     @classmethod
-    def of(cls, X: Any, weight: np.ndarray | None = None, name: str = "X") -> "Moments":
+    def of(
+        cls, X: Any, weight: np.ndarray | None = None, name: str = "X", measure: Any = Squares
+    ) -> "Moments":
         """Return the (weighted) moments of the columns of X."""
-        return cls(*_moments(X, weight))._checked(X, name)
+        return cls(*_moments(X, weight, measure))._checked(X, name)
 
-    def with_rows(self, X: Any, weight: np.ndarray | None = None, name: str = "X") -> "Moments":
+    def with_rows(
+        self, X: Any, weight: np.ndarray | None = None, name: str = "X", measure: Any = Squares
+    ) -> "Moments":
         """Return the moments of the rows so far and X together (Chan, Golub & LeVeque 1979)."""
-        new, mean, variance = _moments(X, weight)
-        n = self.n + new
-        share = new / n
+        n, mean, variance = _moments(X, weight, measure)
+        share = n / (self.n + n)
         with np.errstate(over="ignore", invalid="ignore"):
-            step = mean - self.mean
-            mean = self.mean + share * step
-            variance = (1 - share) * (self.variance + share * step * step) + share * variance
-        return Moments(n, mean, variance)._checked(X, name)
+            center = self.mean + share * (mean - self.mean)
+            spread = (1 - share) * measure.about(self.variance, self.mean, center)
+            spread += share * measure.about(variance, mean, center)
+        return Moments(self.n + n, center, spread)._checked(X, name)
 
     @cached_property
     def deviation(self) -> np.ndarray:
@@ -126,25 +148,29 @@ class Standardizer:
             return np.divide(Z, self.scale, out=Z)
 
 
-def _moments(X: Any, weight: np.ndarray | None) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return (sum of the weights, mean, variance) of the columns of X."""
+def _moments(
+    X: Any, weight: np.ndarray | None, measure: Any
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return (sum of the weights, mean, mean distance from it) of the columns of X."""
     total = float(X.shape[0] if weight is None else weight.sum(dtype=np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
-        return total, *(_sparse_moments if sp.issparse(X) else _dense_moments)(X, weight)
+        if sp.issparse(X):
+            return total, *_sparse_moments(X, weight)
+        return total, *_dense_moments(X, weight, measure)
 
 
-def _dense_moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _dense_moments(
+    X: Any, weight: np.ndarray | None, measure: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance of the columns, in two passes over chunks of rows."""
     n_rows, n_columns = X.shape
     weight = np.ones(n_rows) if weight is None else weight.astype(np.float64)
     total = weight.sum()
     mean, variance = np.zeros(n_columns), np.zeros(n_columns)
-    # in C order whatever the order of X, so that they are the same to the last bit
     for rows in chunks(n_rows, n_columns):
         mean += weight[rows] @ X[rows].astype(np.float64, order="C", copy=False) / total
     for rows in chunks(n_rows, n_columns):
-        centred = np.subtract(X[rows], mean, dtype=np.float64, order="C")
-        variance += weight[rows] @ np.square(centred, out=centred) / total
+        variance += weight[rows] @ measure.distance(X[rows], mean) / total
     return mean, variance
 
 

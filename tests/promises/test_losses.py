@@ -47,7 +47,7 @@ def test_a_fit_beats_the_best_constant(case):
     loss, kind, params = case
     model = TorchRegressor if kind == "regression" else TorchClassifier
     X, y = draw_problem(kind, positive=loss in ("poisson", "gamma", "tweedie"))
-    net = clone(model(loss=loss, loss_params=params, hidden_layer_sizes=(16,), max_iter=30))
+    net = clone(model(loss=loss, loss_params=params, hidden_layer_sizes=(16,), max_iter=60))
     net.set_params(random_state=0).fit(X, y)
     head = make_head(loss, params, kind, N_TARGETS[kind]).on_logits
     codes = net.classes_.searchsorted(y) if kind in ("binary", "multiclass") else y

@@ -5,6 +5,8 @@ import pytest
 from losses import draw_problem
 from networks import Classifier
 from sklearn.base import clone
+from sklearn.linear_model import PoissonRegressor
+from sklearn.metrics import d2_tweedie_score, r2_score
 
 from torchsk import TorchClassifier, TorchRegressor
 
@@ -93,3 +95,36 @@ def test_positive_losses_know_no_unit(loss, unit):
         for u in (1.0, unit)
     )
     np.testing.assert_allclose(other, one, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def rates():
+    """2000 x 5 rows, and a signal of unit spread."""
+    X = np.random.RandomState(0).normal(size=(2000, 5))
+    signal = X @ [0.6, -0.4, 0.3, 0, 0] + 0.3 * np.sin(2 * X[:, 3]) * X[:, 4]
+    return X, signal / signal.std()
+
+
+@pytest.mark.parametrize("loss", ["poisson", "gamma", "tweedie"])
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_means_that_hardly_differ(loss, solver, rates):
+    """Their null deviance is a thousandth of that of counts near 1."""
+    X, signal = rates
+    y = np.random.RandomState(1).poisson(1e4 * np.exp(0.03 * signal))
+    net = TorchRegressor(loss, solver=solver, max_iter=200, random_state=0).fit(X[:1000], y[:1000])
+    assert r2_score(y[1000:], net.predict(X[1000:])) > (0.85 if solver != "lbfgs" else 0.8)
+    if solver != "lbfgs":
+        assert net.loss_curve_[0] > 0.3  # a half is that of a constant
+        reg = TorchRegressor(loss, solver=solver, learning_rate_init=0.02, random_state=0)
+        for k in [*range(0, 2000, 50)] * 4:
+            reg.partial_fit(X[k : k + (1 if k == 0 else 50)], y[k : k + (1 if k == 0 else 50)])
+        assert r2_score(y, reg.predict(X)) > 0.85
+
+
+def test_counts_as_they_often_are(rates):
+    X, signal = rates
+    y = np.random.RandomState(1).poisson(3 * np.exp(0.5 * signal))
+    net = TorchRegressor("poisson", early_stopping=True, random_state=0).fit(X[:1500], y[:1500])
+    linear = PoissonRegressor(alpha=1e-4).fit(X[:1500], y[:1500])
+    ours, theirs = (d2_tweedie_score(y[1500:], m.predict(X[1500:]), power=1) for m in (net, linear))
+    assert ours > theirs - 0.02

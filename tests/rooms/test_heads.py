@@ -9,6 +9,7 @@ import pytest
 import torch
 from losses import (
     N_TARGETS,
+    REGRESSION,
     case_id,
     draw_raw,
     draw_y,
@@ -21,7 +22,7 @@ from losses import (
 from scipy.special import xlogy
 from sklearn._loss import loss as sk_losses
 from sklearn.base import clone
-from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
+from sklearn.metrics import accuracy_score, d2_pinball_score, mean_tweedie_deviance, r2_score
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn import functional as F
@@ -36,6 +37,7 @@ from torchsk._heads import (
     RegressionHead,
     make_head,
 )
+from torchsk._standardizer import Moments
 
 
 def autograd(head, raw, target):
@@ -413,9 +415,9 @@ def test_training_on_standardised_targets_is_the_same_problem(case):
     center, scale = head.standardization(*spread)
     offset, factor = head.raw_affine(*spread)
     assert offset.shape == factor.shape == (head.n_outputs,)
-    inner = head.standardized(scale)
+    inner = head.standardized(*spread)
     # or the folds of a search could not be stacked
-    assert inner.stack_key == head.standardized(2 * scale).stack_key
+    assert inner.stack_key == head.standardized(spread[0], 2 * spread[1]).stack_key
     raw_of_y = raw * torch.from_numpy(factor) + torch.from_numpy(offset)
     inside = inner.loss(raw, torch.from_numpy(inner.encode((y - center) / scale))).numpy()
     outside = head.loss(raw_of_y, torch.from_numpy(head.encode(y))).numpy()
@@ -437,6 +439,8 @@ def test_training_on_standardised_targets_is_the_same_problem(case):
         ratio = ratio * min(1, np.ravel(head.delta)[0] / scale[0])
     elif case[0] == "smooth_l1":
         ratio = ratio / max(1, head.beta / scale[0])
+    elif head.out_activation == "exp":
+        ratio = ratio * (spread[1][0] / spread[0][0]) ** 2
     np.testing.assert_allclose(outside, ratio * inside, rtol=1e-6, atol=1e-9)
     assert head.loss_unit(*spread) == pytest.approx(ratio)
 
@@ -468,6 +472,75 @@ def test_raw_stays_where_no_spread_was_known(case):
     np.testing.assert_allclose(change.loss, 1)
     if head.out_activation == "exp":  # the mean is the unit, and it was not known
         np.testing.assert_allclose(change.offset, 0)
+
+
+POSITIVE = [case for case in REGRESSION if head_of(case).out_activation == "exp"]
+
+
+def _deviance(y, center, power):
+    """Mean deviance from a constant in squared units of y, by scikit-learn."""
+    return mean_tweedie_deviance(y, np.full(len(y), center), power=power) * center**power
+
+
+@pytest.mark.parametrize("case", POSITIVE, ids=case_id)
+def test_spread_of_positive_targets_is_their_deviance(case):
+    head, y = head_of(case, 1), draw_y(case, 60, 1)
+    if head.power < 2:
+        y[:5] = 0
+    if head.power <= 0:
+        y[55:] *= -0.1
+    for unit in (1.0, 1e-20, 1e20):
+        moments = Moments.of(unit * y[:7], measure=head.measure)
+        assert moments.variance == pytest.approx(
+            unit**2 * _deviance(y[:7, 0], y[:7].mean(), head.power)
+        )
+        for rows in (slice(7, 8), slice(8, 60)):
+            moments = moments.with_rows(unit * y[rows], measure=head.measure)
+        assert moments.mean == pytest.approx(unit * y.mean())
+        expected = unit**2 * _deviance(y[:, 0], y.mean(), head.power)
+        assert moments.variance == pytest.approx(expected)
+    # near the mean it is the variance, and a constant has none
+    near = 1e4 + 1e-4 * y
+    deviation = Moments.of(near, measure=head.measure).deviation
+    assert deviation == pytest.approx(near.std(), rel=1e-4)
+    assert Moments.of(np.full((9, 1), 0.1), measure=head.measure).deviation == 0
+
+
+def test_spread_of_counts_that_were_all_zero():
+    measure, y = make_head("poisson", None, "regression", 1).measure, np.array([[3.0], [1.0]])
+    moments = Moments.of(np.zeros((4, 1)), measure=measure)
+    assert moments.deviation == 0
+    moments = moments.with_rows(y, measure=measure)
+    all_rows = np.append(np.zeros(4), y)
+    assert moments.variance == pytest.approx(_deviance(all_rows, all_rows.mean(), 1))
+
+
+@pytest.mark.parametrize("case", POSITIVE, ids=case_id)
+def test_standardised_deviance(case):
+    """At the constant prediction the loss is a half, as that of a squared error; units cancel."""
+    head = head_of(case, 1)
+    for y in (draw_y(case, 80, 1), 1e4 * (1 + 1e-3 * draw_y(case, 80, 1))):
+        moments = Moments.of(y, measure=head.measure)
+        spread = moments.mean, moments.deviation
+        inner, (center, scale) = head.standardized(*spread), head.standardization(*spread)
+        target = torch.from_numpy(inner.encode((y - center) / scale))
+        torch.testing.assert_close(inner.decode(target), torch.from_numpy(y / y.mean()))
+        raw = torch.zeros(80, 1, dtype=torch.float64)
+        assert float(inner.loss(raw, target).mean()) == pytest.approx(0.5, rel=1e-6)
+        raw = draw_raw(case, head, 80, scale=0.3)
+        in_float32 = inner.loss(raw.float(), target.float())
+        torch.testing.assert_close(
+            in_float32.double(), inner.loss(raw, target), rtol=3e-3, atol=0.01
+        )
+        leaf = raw.requires_grad_()
+        (slope,) = torch.autograd.grad(inner.loss(leaf, target).sum(), leaf)
+        torch.testing.assert_close(inner.residual(raw.detach(), target), slope)
+        offset, factor = map(torch.from_numpy, head.raw_affine(*spread))
+        in_y = raw.detach() * factor + offset
+        expected = head.score(in_y, torch.from_numpy(y), None)
+        assert inner.score(raw.detach(), target, None) == pytest.approx(expected)
+        means = inner.inverse_link(raw.detach()) * y.mean()
+        torch.testing.assert_close(means, head.inverse_link(in_y))
 
 
 def test_poisson_starts_at_the_mean_when_targets_are_large():
@@ -569,8 +642,20 @@ def test_heads_with_other_thresholds_are_not_equal(loss, name):
     one, nine = (make_head(loss, {name: value}, "regression", 1) for value in (1.0, 9.0))
     assert one != nine
     assert one.stack_key == nine.stack_key
-    assert one.standardized(np.array([2.0])) != nine.standardized(np.array([2.0]))
+    spread = np.array([0.0]), np.array([2.0])
+    assert one.standardized(*spread) != nine.standardized(*spread)
     assert one.stack_key != make_head(loss, None, "regression", 2).stack_key
+
+
+def test_folds_whose_counts_differ_train_in_one_stack(diabetes):
+    X, y = diabetes
+    net = TorchRegressor("poisson", 4, max_iter=5, random_state=0)
+    alone = GridSearchCV(net, {"alpha": [0.1, 1.0]}, cv=3).fit(X, y)
+    with joblib.parallel_config("torchsk"):
+        stacked = GridSearchCV(net, {"alpha": [0.1, 1.0]}, cv=3).fit(X, y)
+    np.testing.assert_allclose(
+        stacked.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-4
+    )
 
 
 def test_folds_whose_thresholds_differ_train_in_one_stack(diabetes):

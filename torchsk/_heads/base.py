@@ -12,7 +12,8 @@ from torch import Tensor
 
 from torchsk._heads.tools import as_plain, average, softmax
 
-#: mean and standard deviation (n_targets,) of y; a deviation of 0 stands for none known yet
+#: mean and deviation (n_targets,) of y, the root of its mean squared distance from the mean as
+#: `Head.measure` has it; a deviation of 0 stands for none known yet
 Spread = tuple[np.ndarray, np.ndarray]
 
 
@@ -131,8 +132,11 @@ class Head(ABC):
         """Return the (center, scale) to standardise y by; a deviation is 0 if none is known."""
         return mean, np.where(deviation > 0, deviation, 1.0)
 
-    def standardized(self, scale: np.ndarray) -> "Head":
-        """Return the head for targets divided by scale (n_targets,); only if equivariant."""
+    #: how the spread of y is measured, if not by squared differences: `distance`, `about`
+    measure: ClassVar[Any] = None
+
+    def standardized(self, mean: np.ndarray, deviation: np.ndarray) -> "Head":
+        """Return the head for standardised targets; only if equivariant."""
         return self
 
     def raw_affine(self, mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -96,8 +96,9 @@ class _Threshold(LocationHead):
         """All but the threshold, which the loss takes from the target."""
         return type(self), self.n_targets
 
-    def standardized(self, scale: np.ndarray) -> RegressionHead:
-        """Return the head whose threshold is divided by scale."""
+    def standardized(self, mean: np.ndarray, deviation: np.ndarray) -> RegressionHead:
+        """Return the head whose threshold is divided by the scale of y."""
+        scale = self.standardization(mean, deviation)[1]
         threshold = np.broadcast_to(getattr(self, self._threshold) / scale, self.n_targets)
         return StandardizedThreshold(self.n_targets, tuple(threshold.tolist()))
 
@@ -275,6 +276,41 @@ class Quantile(LocationHead):
         return float(np.mean(scores))
 
 
+@dataclass(frozen=True)
+class Deviance:
+    """Tweedie's deviance of a power as a measure of spread, in squared units of y.
+
+    It is mean^power times the deviance, which is (y - mean)^2 where y is near its mean. Deviances
+    are Bregman divergences, so that about any centre is that about the mean plus the mean's own.
+    """
+
+    power: float
+
+    def distance(self, y: np.ndarray, center: np.ndarray) -> np.ndarray:
+        """Return how far each y is from the centre, which is no centre unless it is positive."""
+        is_center = center > 0
+        t = y / np.where(is_center, center, 1.0)
+        return np.where(is_center, center**2 * self._unit_deviance(t), 0.0)
+
+    def about(self, spread: np.ndarray, mean: np.ndarray, center: np.ndarray) -> np.ndarray:
+        """Return the mean distance from a centre, given that from the mean."""
+        ratio = np.where((mean > 0) & (center > 0), center / np.where(mean > 0, mean, 1.0), 0.0)
+        known = np.where(ratio > 0, ratio, 1.0) ** self.power * spread
+        return np.where(ratio > 0, known, 0.0) + self.distance(mean, center)
+
+    def _unit_deviance(self, t: np.ndarray) -> np.ndarray:
+        """Return the deviance of t from 1; precise where t is near 1."""
+        a, b = 1 - self.power, 2 - self.power
+        inside = np.where(t > 0, t, 1.0)
+        z = -np.log(inside)
+        parts = [np.expm1(c * z) / c if c else z for c in (a, b)]
+        deviance = 2 * inside**b * (parts[1] - parts[0])
+        if self.power >= 2:  # y is positive
+            return deviance
+        outside = 2 / b - 2 * t / (a or 1.0) + (t**2 if self.power == 0 else 0.0)
+        return np.where(t > 0, deviance, outside)
+
+
 class PositiveHead(RegressionHead):
     """Half the Tweedie deviance of some power: y around a positive mean, with a log link.
 
@@ -283,7 +319,8 @@ class PositiveHead(RegressionHead):
 
     Deviances are homogeneous: y divided by a number has its means divided by it, which is an
     offset of raw. So y is "standardised" by its mean, and a network that starts near raw = 0
-    starts near the mean.
+    starts near the mean. The unit of raw is then y's deviation over its mean (at most 1), and the
+    loss is divided by the null deviance: both are of the size that they have for squared errors.
     """
 
     out_activation = "exp"
@@ -304,9 +341,13 @@ class PositiveHead(RegressionHead):
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return half the deviance, (..., n_samples)."""
+        return self.losses(raw, target).sum(-1)
+
+    def losses(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return half the deviance of every entry, (..., n_samples, n_targets)."""
         inner = self._within_limits(raw)
         tangent = self._slope(inner.detach().clone(), target) * (raw - inner)
-        return (self._half_deviance(inner, target) + tangent).sum(-1)
+        return self._half_deviance(inner, target) + tangent
 
     def residual(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return the derivative of half the deviance."""
@@ -338,17 +379,88 @@ class PositiveHead(RegressionHead):
         """Return (0, mean); where the mean is not positive, (0, 1)."""
         return np.zeros_like(mean), np.where(mean > 0, mean, 1.0)
 
+    @property
+    def measure(self) -> Deviance:
+        """Spread is measured by the deviance."""
+        return Deviance(self.power)
+
+    def standardized(self, mean: np.ndarray, deviation: np.ndarray) -> RegressionHead:
+        """Return the head of y over its mean."""
+        return StandardizedDeviance(self.n_targets, self, tuple(_spread(mean, deviation).tolist()))
+
     def raw_affine(self, mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (log(mean), 1): a factor of y is an offset of raw."""
-        return np.log(np.where(mean > 0, mean, 1.0)), np.ones_like(mean)
+        """Return (log(mean), unit): a factor of y is an offset of raw."""
+        scale = self.standardization(mean, deviation)[1]
+        return np.log(scale), np.minimum(_spread(mean, deviation), 1.0)
 
     def loss_unit(self, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-        """Return mean^(2 - power)."""
-        return np.where(mean > 0, mean, 1.0) ** (2 - self.power)
+        """Return the null deviance."""
+        scale = self.standardization(mean, deviation)[1]
+        return scale ** (2 - self.power) * _spread(mean, deviation) ** 2
 
     def _completed(self, old: Spread, new: Spread) -> Spread:
         """Return the old mean and deviation; a mean that is not positive is none known yet."""
-        return super()._completed((np.where(old[0] > 0, old[0], new[0]), old[1]), new)
+        mean = np.where(old[0] > 0, old[0], new[0])
+        is_known = (old[0] > 0) & (old[1] > 0)
+        return mean, np.where(is_known, old[1], mean * _spread(*new))
+
+
+def _spread(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Return the deviation of a positive y over its mean; 1 if there is none."""
+    is_known = (mean > 0) & (deviation > 0)
+    return np.where(is_known, deviation, 1.0) / np.where(is_known, mean, 1.0)
+
+
+@dataclass(frozen=True)
+class StandardizedDeviance(RegressionHead):
+    """What a positive head is where y is divided by its mean.
+
+    Without it the loss of counts near 10,000 would be a thousandth of a squared error's, and so
+    small a part of the raw outputs would tell them apart. The spread rides along in the target, (y,
+    spread), so that the folds of a cross-validation train in one stack.
+
+    Parameters
+    ----------
+    plain : PositiveHead
+    spread : tuple of float
+        Root of the null deviance of each target, over its mean.
+
+    Loss:   sum over outputs of plain(unit * raw, target) / spread^2, unit = min(spread, 1)
+    """
+
+    plain: PositiveHead
+    spread: tuple[float, ...]
+
+    @property
+    def stack_key(self) -> Hashable:
+        """All but the spread, which the loss takes from the target."""
+        return type(self), self.plain
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Return (y, spread), (n_samples, 2 * n_targets)."""
+        return np.hstack([y, np.broadcast_to(np.asarray(self.spread, dtype=y.dtype), y.shape)])
+
+    def decode(self, target: Tensor) -> Tensor:
+        return target[..., : self.n_targets]
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        y, spread = target.tensor_split(2, -1)
+        return (self.plain.losses(raw * spread.clamp(max=1), y) / spread.square()).sum(-1)
+
+    def residual(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return the plain residual, in the units of raw and of the loss."""
+        y, spread = target.tensor_split(2, -1)
+        unit = spread.clamp(max=1)
+        return self.plain.residual(raw * unit, y).mul_(unit / spread.square())
+
+    def inverse_link(self, raw: Tensor) -> Tensor:
+        """Return the means, over the mean of y."""
+        return self.plain.inverse_link(raw * constant(self.spread, raw).clamp(max=1))
+
+    def score(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> float:
+        """Return R^2, with the unit of raw that the target says."""
+        y, spread = target.tensor_split(2, -1)
+        return self.plain.score(raw * spread.clamp(max=1), y, weight)
 
 
 class Poisson(PositiveHead):
@@ -362,7 +474,11 @@ class Poisson(PositiveHead):
     power = 1.0
 
     def _half_deviance(self, raw: Tensor, target: Tensor) -> Tensor:
-        return target * (target.clamp(min=TINY).log() - raw) - target + raw.exp()
+        z = raw - target.clamp(min=TINY).log()
+        near = z.clamp(-1, 1)  # in float32 the other form cancels where raw is right
+        return torch.where(
+            z.abs() < 1, target * (near.expm1() - near), raw.exp() - target - target * z
+        )
 
     def _slope(self, raw: Tensor, target: Tensor) -> Tensor:
         return raw.exp_().sub_(target)
@@ -402,8 +518,14 @@ class Tweedie(PositiveHead):
         if self.power in LIMITS_OF_TWEEDIE:
             return LIMITS_OF_TWEEDIE[self.power](self.n_targets)._half_deviance(raw, target)
         a, b = 1 - self.power, 2 - self.power
-        best = (target.clamp(min=0) if self.power else target) ** b / (a * b)
-        return best - target * (a * raw).exp() / a + (b * raw).exp() / b
+        z = raw - target.clamp(min=TINY).log()
+        near = z.clamp(-1, 1)  # in float32 the other form cancels where raw is right
+        best = (target.clamp(min=0) if self.power else target) ** b
+        return torch.where(
+            z.abs() < 1,
+            best * ((b * near).expm1() / b - (a * near).expm1() / a),
+            best / (a * b) - target * (a * raw).exp() / a + (b * raw).exp() / b,
+        )
 
     def _slope(self, raw: Tensor, target: Tensor) -> Tensor:
         factor = (raw * (1 - self.power)).exp_()
