@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from losses import REGRESSION, case_id, draw_y
 from networks import mlp
 from sklearn.base import clone
@@ -239,6 +240,15 @@ def test_lanes_agree_on_a_stream(rows, solver):
             model.set_params(batch_size=min(8, len(y[part]))).partial_fit(rows[part], y[part])
     np.testing.assert_allclose(fast.loss_curve_, slow.loss_curve_, rtol=1e-3)
     np.testing.assert_allclose(slow.predict(rows), fast.predict(rows), rtol=1e-3, atol=1e-3)
+
+
+def test_an_optimizer_of_torch_on_a_stream(line):
+    """Its moments stay as they are."""
+    X, y = line
+    reg = TorchRegressor(solver=torch.optim.Adam, learning_rate_init=0.02, random_state=0)
+    for rows in (slice(0, 1), slice(0, 500), *[slice(i, i + 100) for i in range(0, 2000, 100)] * 2):
+        reg.partial_fit(X[rows], y[rows])
+    assert reg.score(X, y) > 0.95
 
 
 def _by_pickle(est):
