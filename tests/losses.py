@@ -38,7 +38,8 @@ CLASSIFICATION = [case for case in CASES if case[1] != "regression"]
 
 
 def case_id(case):
-    return "-".join(str(part) for part in case if part is not None)
+    """A name that is the same in every process: no address of a function."""
+    return "-".join(getattr(part, "__name__", str(part)) for part in case if part is not None)
 
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
