@@ -8,11 +8,10 @@ import multiprocessing
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
-from _harness import interleave, machine, parse_arguments, print_table, save
+from _harness import interleave, kilobytes, machine, parse_arguments, print_table, save
 from sklearn.datasets import make_classification
 from sklearn.neural_network import MLPClassifier
 from skorch import NeuralNetClassifier
@@ -176,12 +175,6 @@ def measure_overhead(n_runs):
     return seconds["short"] - (seconds["long"] - seconds["short"]) / 20
 
 
-def _kilobytes(name):
-    """Return what Linux says of this process: memory now (VmRSS) or at most so far (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
 def _peak_memory(dtype, early_stopping, n=400_000, d=100):
     """Return the memory that a fit takes beside its data, as a multiple of these in float32."""
     X, rng = np.empty((n, d), dtype), np.random.default_rng(0)
@@ -193,9 +186,9 @@ def _peak_memory(dtype, early_stopping, n=400_000, d=100):
     )
     warnings.simplefilter("ignore")
     net.fit(X[:1000], y[:1000])
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     net.fit(X, y)
-    return (_kilobytes("VmHWM") - before) * 1024 / (4 * X.size)
+    return (kilobytes("VmHWM") - before) * 1024 / (4 * X.size)
 
 
 def measure_memory():

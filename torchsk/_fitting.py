@@ -277,7 +277,10 @@ def _examples(
     if lane.reads_files and is_mapped(data.X):
         X: Any = MappedRows(data.X, model.x_scaler, device, lane.dtype)
     else:
-        X = as_rows(data.X, model.x_scaler, device, lane.dtype, "X" + suffix)
+        X = as_rows(
+            data.X, model.x_scaler, device, lane.dtype, "X" + suffix,
+            may_stay_sparse=lane.multiplies_sparse,
+        )  # fmt: skip
     # rounded weights would make one of two equal validation scores the better one
     dtype = exact_dtype(device) if suffix else lane.dtype
     return Examples(

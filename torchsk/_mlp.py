@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -222,6 +222,9 @@ class Network:
         product. Without it every model of a stack sees rows of its own.
     """
 
+    #: whether the inputs of a stack are always one table per group
+    takes_tables: ClassVar[bool] = False
+
     def __init__(self, spec: NetworkSpec, flat: Tensor, groups: list[int] | None = None):
         self.widths, self.groups = spec.layer_sizes, groups
         self.activations = [make_activation(name) for name in spec.activations]
@@ -235,17 +238,30 @@ class Network:
             self._first = self.weights[0].split(groups), self.intercepts[0].split(groups)
         self._memory: dict[tuple[str, int, int], Tensor] = {}
 
-    def predict(self, X: Tensor) -> Tensor:
+    @classmethod
+    def arranged(cls, spec: NetworkSpec, flat: np.ndarray) -> np.ndarray:
+        """Return flat weights (..., n_params) in the order in which this class wants them."""
+        return flat
+
+    @classmethod
+    def restored(cls, spec: NetworkSpec, flat: np.ndarray) -> np.ndarray:
+        """Return weights that were `arranged` in the usual order."""
+        return flat
+
+    def predict(self, X: Any) -> Tensor:
         """Return raw outputs (n_samples, n_outputs) of X (n_samples, n_features), of one network.
 
         Here samples are rows, which is faster for very many of them, and for one.
         """
         for layer, activation in enumerate(self.activations):
-            z = affine(X, self.coefs[layer], self._biases[layer])
-            X = activation.forward_(z.mT).mT
-        return affine(X, self.coefs[-1], self._biases[-1])
+            X = activation.forward_(self._affine(layer, X).mT).mT
+        return self._affine(len(self.activations), X)
 
-    def forward(self, X: Tensor, masks: Sequence[Tensor | None], out: Tensor) -> list[tuple]:
+    def _affine(self, layer: int, X: Any) -> Tensor:
+        """Return X W + b, samples as rows."""
+        return affine(X, self.coefs[layer], self._biases[layer])
+
+    def forward(self, X: Any, masks: Sequence[Tensor | None], out: Tensor) -> list[tuple]:
         """Write raw outputs (..., n_outputs, n_samples) to `out`; return what `backward` needs.
 
         X is (..., n_features, n_samples), one per group in a stack with groups. Masks (..., width,
@@ -279,7 +295,7 @@ class Network:
                     delta.mul_(mask)
                 delta = self.activations[layer - 1].backward_(delta, saved)
 
-    def _layer(self, layer: int, X: Tensor, out: Tensor | None = None) -> Tensor:
+    def _layer(self, layer: int, X: Any, out: Tensor | None = None) -> Tensor:
         """Return W X + b, in `out` where that is faster."""
         if layer or self.groups is None:
             return affine(self.weights[layer], X, self.intercepts[layer], out)
@@ -297,7 +313,7 @@ class Network:
         assert self.groups is not None
         return [part.view(-1, part.shape[2]) for part in columns.split(self.groups)]
 
-    def _use_again(self, name: str, layer: int, like: Tensor) -> Tensor | None:
+    def _use_again(self, name: str, layer: int, like: Any) -> Tensor | None:
         """Return the memory (n_models, width, n_samples) of a hidden layer, kept for every step.
 
         One network needs little of it, and gets new memory faster than it looks up the old.
@@ -310,7 +326,7 @@ class Network:
             self._memory[key] = like.new_empty(*weight.shape[:2], like.shape[-1])
         return self._memory[key]
 
-    def _outer(self, layer: int, delta: Tensor, X: Tensor, gradient: "Network") -> None:
+    def _outer(self, layer: int, delta: Tensor, X: Any, gradient: "Network") -> None:
         """Write delta X^T, (..., fan_out, fan_in), to the gradient of a layer's weights."""
         if layer or self.groups is None:
             outer_into(gradient.weights[layer], delta, X)

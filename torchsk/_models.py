@@ -17,11 +17,14 @@ from torchsk._dropout import Masks
 from torchsk._heads import Head
 from torchsk._mlp import Network, NetworkSpec, Reexpression, make_module, pack
 from torchsk._runtime import available_devices, threads_for
+from torchsk._sparse import SparseNetwork
 from torchsk._standardizer import Standardizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # numbers per layer and chunk when predicting: stays in the cache of a core
 CHUNK_SIZE = 400_000
+# predicting passes over zeros up to this share of entries
+MAX_DENSITY = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def widest(self) -> int:
-        """Numbers that a row fills in the widest layer, as far as it is known."""
+        """Numbers that a row fills in the widest layer behind the inputs, as far as it is known."""
 
     @property
     def n_multiply_adds(self) -> float:
@@ -98,6 +101,10 @@ class Model(ABC):
         self, dtype: np.dtype, device: torch.device
     ) -> tuple[Callable[[Tensor], Tensor], np.dtype]:
         """Return (standardised inputs -> raw outputs, dtype of these inputs)."""
+
+    def _sparse_predictor(self, dtype: np.dtype) -> Callable[[Any], Tensor] | None:
+        """Return sparse rows, not standardised -> raw outputs, if there is such a way."""
+        return None
 
     #: whether `rescaled` can re-express the network for later scalers
     follows: ClassVar[bool] = False
@@ -113,18 +120,35 @@ class Model(ABC):
 
         Inputs are standardised in float64.
         """
-        device = self._device()
-        predict, dtype = self._predictor(X.dtype, device)
-        parts = [
-            predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
-            for rows in chunks(X.shape[0], self._n_numbers(X.shape[1]), CHUNK_SIZE)
-        ]
+        parts = self._sparse_parts(X) or self._dense_parts(X)
         raw = parts[0] if len(parts) == 1 else torch.cat(parts)
         raw = raw.to(DTYPES[X.dtype.name])
         if self.y_scaler is not None:
             offset, factor = map(torch.from_numpy, self._raw_affine())
             raw = raw * factor.to(raw.dtype) + offset.to(raw.dtype)
         return raw
+
+    def _dense_parts(self, X: Any) -> list[Tensor]:
+        """Return raw outputs for standardised targets, some rows at a time."""
+        device = self._device()
+        predict, dtype = self._predictor(X.dtype, device)
+        return [
+            predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
+            for rows in chunks(X.shape[0], self._n_numbers(X.shape[1]), CHUNK_SIZE)
+        ]
+
+    def _sparse_parts(self, X: Any) -> list[Tensor]:
+        """Return the same without making rows dense, or nothing where that does not pay."""
+        is_thin = sp.issparse(X) and X.nnz <= MAX_DENSITY * math.prod(X.shape)
+        is_here = is_thin and self._device().type == "cpu"
+        predict = self._sparse_predictor(X.dtype) if is_here else None
+        if predict is None:
+            return []
+        parts = list(chunks(X.shape[0], self.widest, CHUNK_SIZE))
+        if len(parts) == 1:
+            return [predict(X)]
+        X = X.tocsr()
+        return [predict(X[rows]) for rows in parts]
 
     def threads(self, n_rows: int, n_features: int) -> AbstractContextManager[None]:
         """Return a context with as many of torch's threads as pay for predicting these rows."""
@@ -196,8 +220,8 @@ class MLPModel(Model):
 
     @property
     def widest(self) -> int:
-        """Width of the widest layer."""
-        return max(self.spec.layer_sizes)
+        """Width of the widest layer behind the inputs."""
+        return max(self.spec.layer_sizes[1:])
 
     @property
     def n_multiply_adds(self) -> int:
@@ -241,6 +265,17 @@ class MLPModel(Model):
             flat = torch.from_numpy(np.require(self.flat, dtype, "W"))
             networks[dtype, device] = Network(self.spec, flat.to(device))
         return networks[dtype, device].predict, dtype
+
+    def _sparse_predictor(self, dtype: np.dtype) -> Callable[[Any], Tensor]:
+        """Compute in X's dtype, or in float64 where a mean has to be taken off."""
+        networks: dict[Hashable, Network] = self.__dict__.setdefault("_networks", {})
+        is_centred = self.x_scaler is not None and bool(self.x_scaler.mean.any())
+        key = "sparse", np.dtype(np.float64) if is_centred else dtype
+        if key not in networks:
+            flat = np.empty(self.flat.shape, key[1])
+            SparseNetwork.arrange(self.spec, self.flat, flat, self.x_scaler)
+            networks[key] = SparseNetwork(self.spec, torch.from_numpy(flat))
+        return networks[key].predict
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the tensors that predictions keep."""

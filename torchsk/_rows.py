@@ -12,6 +12,10 @@ from torch import Tensor
 from torchsk._data import RowsOf, check_weights, chunks
 from torchsk._standardizer import Standardizer
 
+# training passes over zeros where there are many: a product takes longer for an entry than a dense
+# one for a number, and every step has to cut its rows
+MAX_DENSITY, MIN_COLUMNS = 1 / 16, 512
+
 
 class DenseRows:
     """Rows of float features in one tensor (n_rows, n_features) on the device."""
@@ -19,6 +23,8 @@ class DenseRows:
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
         self.n_rows, self.n_features = tensor.shape
+        #: numbers that a row holds
+        self.row_size = self.n_features
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of a (device) index as a dense tensor."""
@@ -35,11 +41,36 @@ class DenseRows:
 
 
 class SparseRows:
+    """Rows of float features in a scipy CSR matrix, which stay sparse when they are taken."""
+
+    def __init__(self, matrix: Any):
+        self.matrix = matrix
+        self.n_rows, self.n_features = matrix.shape
+        self.row_size = 1 + matrix.nnz // max(1, self.n_rows)
+
+    def take(self, index: Tensor) -> Any:
+        """Return the rows of an index."""
+        return self.matrix[index.numpy()]
+
+    def part(self, rows: slice) -> Any:
+        """Return some neighbouring rows."""
+        return self.matrix[rows]
+
+    @staticmethod
+    def concatenate(parts: Sequence["SparseRows"]) -> "SparseRows":
+        """Return all rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return SparseRows(sp.vstack([part.matrix for part in parts], format="csr"))
+
+
+class CompressedRows:
     """Rows of float features in a scipy CSR matrix, made dense as they are taken."""
 
     def __init__(self, matrix: Any, device: torch.device, dtype: torch.dtype):
         self.matrix, self.device, self.dtype = matrix, device, dtype
         self.n_rows, self.n_features = matrix.shape
+        self.row_size = self.n_features
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of an index as a dense tensor on the device."""
@@ -51,13 +82,13 @@ class SparseRows:
         return torch.from_numpy(self.matrix[rows].toarray()).to(self.device, self.dtype)
 
     @staticmethod
-    def concatenate(parts: Sequence["SparseRows"]) -> "SparseRows":
+    def concatenate(parts: Sequence["CompressedRows"]) -> "CompressedRows":
         """Return all rows of all parts, one after the other."""
         first = parts[0]
         if len(parts) == 1:
             return first
         matrix = sp.vstack([part.matrix for part in parts], format="csr")
-        return SparseRows(matrix, first.device, first.dtype)
+        return CompressedRows(matrix, first.device, first.dtype)
 
 
 class MappedRows:
@@ -74,6 +105,7 @@ class MappedRows:
         self.index = X.index if isinstance(X, RowsOf) else None
         self.scaler, self.device, self.dtype = scaler, device, dtype
         self.n_rows, self.n_features = X.shape
+        self.row_size = self.n_features
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of an index as a dense tensor on the device."""
@@ -97,7 +129,7 @@ class MappedRows:
         return part
 
 
-Rows = DenseRows | SparseRows | MappedRows
+Rows = DenseRows | SparseRows | CompressedRows | MappedRows
 
 
 @dataclass(frozen=True)
@@ -126,7 +158,7 @@ class Examples:
     @property
     def size(self) -> int:
         """How many numbers the rows hold."""
-        return self.X.n_rows * self.X.n_features
+        return self.X.n_rows * self.X.row_size
 
     def map(self, function: Callable[[Any], Any]) -> "Examples":
         """Return them with X, target and weight (if any) as the function returns each."""
@@ -135,17 +167,33 @@ class Examples:
 
 
 def as_rows(
-    X: Any, scaler: Standardizer | None, device: torch.device, dtype: torch.dtype, name: str = "X"
+    X: Any,
+    scaler: Standardizer | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "X",
+    *,
+    may_stay_sparse: bool = False,
 ) -> Rows:
     """Return X (n_samples, n_columns), standardised in float64 and then cast, on the device."""
-    if sp.issparse(X):
-        matrix = X.tocsr()
+    if not sp.issparse(X):
+        return DenseRows(as_tensor(X, scaler, device, dtype, name))
+    matrix = X.tocsr()
+    if not matrix.has_canonical_format:  # before parts of an entry are rounded
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    entries = matrix.data
+    with np.errstate(over="ignore"):
         if scaler is not None:
-            matrix = (matrix.astype(np.float64) @ sp.diags_array(1 / scaler.scale)).tocsr()
-        matrix = matrix.astype(np.float32 if dtype == torch.float32 else np.float64)
-        _check_range(matrix.data, name)
-        return SparseRows(matrix, device, dtype)
-    return DenseRows(as_tensor(X, scaler, device, dtype, name))
+            entries = entries / scaler.scale[matrix.indices]
+        entries = entries.astype(np.float32 if dtype == torch.float32 else np.float64)
+    _check_range(entries, name)
+    matrix = type(matrix)((entries, matrix.indices, matrix.indptr), shape=matrix.shape)
+    n_rows, n_columns = matrix.shape
+    is_thin = n_columns >= MIN_COLUMNS and matrix.nnz <= MAX_DENSITY * n_rows * n_columns
+    if may_stay_sparse and is_thin and device.type == "cpu":
+        return SparseRows(matrix)
+    return CompressedRows(matrix, device, dtype)
 
 
 def as_tensor(

@@ -37,6 +37,7 @@ FLOORS = [
     {"_training"},
     {"_modules", "_optimizers"},
     {"_models", "_parameters"},
+    {"_sparse"},
     {"_mlp", "_rows", "_targets"},
     {"_activations", "_heads", "_schedules", "_solvers", "_standardizer"},
     {"_data", "_defaults", "_dropout", "_matmul", "_runtime", "_sklearn_compat"},

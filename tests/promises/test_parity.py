@@ -447,27 +447,6 @@ def test_sparse(solver, as_sparse, largest):
     np.testing.assert_allclose(ours.predict_proba(as_sparse(X)), theirs.predict_proba(X), atol=ATOL)
 
 
-def test_sparse_rows_are_never_dense_all_at_once(monkeypatch):
-    """Every solver, and predict, makes some rows dense at a time."""
-    n_rows, n_features = 3000, 2000
-    X = sp.random_array((n_rows, n_features), density=0.002, random_state=0, format="csc")
-    y = np.asarray(X.sum(axis=1)).ravel() > 1
-    dense_rows = []
-    for cls in (sp.csr_array, sp.csr_matrix, sp.csc_array, sp.csc_matrix):
-        toarray = cls.toarray
-
-        def spy(self, *args, toarray=toarray, **kwargs):
-            dense_rows.append(self.shape[0])
-            return toarray(self, *args, **kwargs)
-
-        monkeypatch.setattr(cls, "toarray", spy)
-    for solver in ("sgd", "lbfgs"):
-        clf = TorchClassifier((5,), solver=solver, max_iter=2, early_stopping=True, batch_size=100)
-        clf.fit(X, y).predict(X)
-    assert dense_rows
-    assert max(dense_rows) < n_rows
-
-
 # -- what scikit-learn's MLP does not do the same --------------------------------------------------
 
 

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torchsk._heads import Head
-from torchsk._rows import Rows
+from torchsk._rows import Rows, SparseRows
 from torchsk._runtime import exact_dtype
 from torchsk._training.jobs import TrainingJob
 
@@ -175,11 +176,12 @@ class Penalty:
 class Batch:
     """What one step needs: views of a block's tensors; leading n_models axis in a stack.
 
-    X (..., n_features, size) has one table per group of models in a stack with groups; `out` is
-    (..., n_outputs, size), and `raw` is the same with samples as rows.
+    X (..., n_features, size) has one table per group of models in a stack with groups; for sparse
+    rows it is a list of matrices (size, n_features), one per group. `out` is (..., n_outputs,
+    size), and `raw` is the same with samples as rows.
     """
 
-    X: Tensor
+    X: Any
     target: Tensor
     out: Tensor
     raw: Tensor
@@ -209,7 +211,6 @@ class Block:
         device, dtype = plan.device, penalty.alpha.dtype
         self.sizes, self.runs, n_batches = sizes, runs_of(sizes), len(sizes)
         self.n_rows = sum(sizes)
-        self.X = torch.empty(self.n_rows * n_groups, data.X.n_features, device=device, dtype=dtype)
         total = self.n_rows * n_models
         self.target = data.target.new_empty(total, data.target.shape[1])
         #: raw outputs; every batch lies (n_models, n_outputs, size)
@@ -227,11 +228,17 @@ class Block:
             parts = rows.split([n_tables * size for size in self.sizes])
             return [part.view(*lead, -1, rows.shape[1]) for part in parts]
 
+        self.X: Tensor | None = None
+        inputs: list[Any] = [None] * n_batches
+        if not isinstance(data.X, SparseRows):  # those come in matrices of their own
+            shape = self.n_rows * n_groups, data.X.n_features
+            self.X = torch.empty(shape, device=device, dtype=dtype)
+            inputs = [part.mT for part in steps(self.X, n_groups)]
         outs = [part.view(*part.shape[:-2], n_outputs, -1) for part in steps(self.out, n_models)]
         self.batches = [
             Batch(*views)
             for views in zip(
-                [part.mT for part in steps(self.X, n_groups)],
+                inputs,
                 steps(self.target, n_models),
                 outs,
                 [out.mT for out in outs],
@@ -258,7 +265,10 @@ class Block:
         for batch, n_rows in zip(self.batches, self.plan.n_rows[first:]):
             batch.n_rows = n_rows
         group_rows = slice(start * self.n_groups, (start + self.n_rows) * self.n_groups)
-        self.data.X.take(group_index[group_rows], out=self.X)
+        if isinstance(self.data.X, SparseRows):
+            self._cut(self.data.X.take(group_index[group_rows]))
+        else:
+            self.data.X.take(group_index[group_rows], out=self.X)
         rows = slice(start * self.plan.n_models, (start + self.n_rows) * self.plan.n_models)
         torch.index_select(self.data.target, 0, index[rows], out=self.target)
         if self.plan.weighted:
@@ -266,6 +276,14 @@ class Block:
             if self.data.weight is not None:
                 weight = weight * self.data.weight.index_select(0, index[rows])
             self._weigh(weight)
+
+    def _cut(self, matrix: Any) -> None:
+        """Give each batch its rows of a sparse matrix, in the order of use."""
+        start = 0
+        for batch, size in zip(self.batches, self.sizes):
+            stops = range(start + size, start + size * self.n_groups + 1, size)
+            batch.X = [matrix[stop - size : stop] for stop in stops]
+            start = stops[-1]
 
     def _tables(self, rows: Tensor, *shape: int) -> list[Tensor]:
         """Return views (n_batches, n_models, *shape) of rows, one per size of batch.

@@ -146,6 +146,8 @@ class Lane(ABC):
     has_epochs: ClassVar[bool] = True
     #: what it computes in
     dtype: ClassVar[torch.dtype] = torch.float32
+    #: whether it multiplies sparse rows as they are
+    multiplies_sparse: ClassVar[bool] = False
     #: whether it reads the rows of a file batch by batch
     reads_files: ClassVar[bool] = False
 

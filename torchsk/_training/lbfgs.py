@@ -12,8 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import ThreadpoolController
 
 from torchsk._data import chunks
-from torchsk._mlp import Network
+from torchsk._models import Model
 from torchsk._runtime import threads_for
+from torchsk._sparse import network_class
 from torchsk._training.jobs import Lane, TrainingCancelled, TrainingJob, TrainingResult
 from torchsk._training.run import Run
 
@@ -28,6 +29,7 @@ class LbfgsLane(Lane):
     solver: str
 
     has_epochs = False
+    multiplies_sparse = True
     dtype = torch.float64
 
     @property
@@ -56,12 +58,15 @@ class _Minimisation:
 
     def __init__(self, job: TrainingJob):
         self.job, self.spec = job, job.model.spec
+        self.network_class = network_class(job.rows.X)
         self.weight, self.total = job.rows.weight, float(job.rows.n_rows)
         if self.weight is not None:
             self.total = float(self.weight.sum())
         self.penalty = job.settings.alpha / self.total + job.settings.penalty
         #: weights after the last iteration
-        self.flat = np.array(job.model.flat, dtype=np.float64)
+        self.flat = self.network_class.arranged(
+            self.spec, np.array(job.model.flat, dtype=np.float64)
+        )
         self.n_iterations = 0
 
     def run(self, should_stop: Callable[[], bool] | None) -> TrainingResult:
@@ -96,20 +101,26 @@ class _Minimisation:
         if not math.isfinite(loss):
             run.ending = "diverged"
         run.best_weights()  # none are kept: it raises if the last are not finite
-        return run.result(job.model.trained(self.flat), loss=loss, warning=warning)
+        return run.result(self._model(), loss=loss, warning=warning)
+
+    def _model(self) -> Model:
+        """Return the model as it is now."""
+        return self.job.model.trained(self.network_class.restored(self.spec, self.flat))
 
     def loss_and_gradient(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the penalised mean loss of all rows and its gradient, some rows at a time."""
         job, weight = self.job, self.weight
         weights = torch.from_numpy(flat).to(job.device, job.lane.dtype)
         gradient, part = torch.zeros_like(weights), torch.empty_like(weights)
-        network, gradients = Network(self.spec, weights), Network(self.spec, part)
+        network = self.network_class(self.spec, weights)
+        gradients = self.network_class(self.spec, part)
         no_masks = [None] * len(self.spec.activations)
         loss = 0.0
-        for rows in chunks(job.rows.n_rows, sum(self.spec.layer_sizes), BLOCK_SIZE):
+        row_size = job.rows.X.row_size + sum(self.spec.layer_sizes[1:])
+        for rows in chunks(job.rows.n_rows, row_size, BLOCK_SIZE):
             X, target = job.rows.X.part(rows), job.rows.target[rows]
-            out = X.new_empty(job.head.n_outputs, len(X))
-            tape = network.forward(X.mT, no_masks, out)
+            out = weights.new_empty(job.head.n_outputs, len(target))
+            tape = network.forward([X] if network.takes_tables else X.mT, no_masks, out)
             losses = job.head.loss(out.mT, target)
             delta = job.head.residual(out.mT, target)
             if weight is not None:
@@ -135,7 +146,7 @@ class _Minimisation:
         if job.settings.verbose:
             loss = self.reported(flat, self.loss_and_gradient(flat)[0])
             print(f"Iteration {self.n_iterations}, loss = {loss:.8f}")
-        if job.on_epoch is not None and job.on_epoch(lambda: job.model.trained(self.flat)):
+        if job.on_epoch is not None and job.on_epoch(self._model):
             raise _ToldToStop
 
     def _warning(self, found: scipy.optimize.OptimizeResult, n_iter: int) -> ConvergenceWarning:

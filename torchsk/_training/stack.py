@@ -25,6 +25,7 @@ from torchsk._models import Model
 from torchsk._rows import Rows
 from torchsk._runtime import exact_dtype, threads_for
 from torchsk._solvers import UPDATE_RULES, UpdateRule, as_column
+from torchsk._sparse import network_class
 from torchsk._training.batches import (
     Batch,
     Block,
@@ -58,6 +59,8 @@ class StackLane(Lane):
     """Trains the built-in network by an update rule, in float32, alone or in a stack."""
 
     solver: str
+
+    multiplies_sparse = True
 
     @property
     def key(self) -> str:
@@ -130,6 +133,7 @@ class _Stack:
         self.no_masks: list[Tensor | None] = [None] * len(self.spec.dropout)
         self.outcomes: list[TrainingResult | Exception] = [RuntimeError("not trained")] * len(jobs)
         self.data = TrainingData(jobs)
+        self.network_class = network_class(self.data.X)
         slots: dict[RowOrder, list[int]] = {}
         for i, order in enumerate(self.data.orders):
             slots.setdefault(order, []).append(i)
@@ -155,7 +159,8 @@ class _Stack:
         self._bind()
 
     def _to_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array.astype(np.float32)).to(self.device)
+        array = self.network_class.arranged(self.spec, array.astype(np.float32))
+        return torch.from_numpy(array).to(self.device)
 
     def _bind(self) -> None:
         """(Re)build all that depends on which models are left."""
@@ -165,9 +170,10 @@ class _Stack:
         row = 0 if n_models == 1 else slice(None)
         #: numbers of neighbours that share their batches
         self.n_sharing = [len(list(group)) for _, group in groupby(self._orders())]
-        self.groups = self.n_sharing if self._wide_pays() else None
-        self.network = Network(self.spec, self.weights[row], self.groups)
-        self.gradients = Network(self.spec, self.gradient[row], self.groups)
+        are_grouped = self.network_class.takes_tables or self._wide_pays()
+        self.groups = self.n_sharing if are_grouped else None
+        self.network = self.network_class(self.spec, self.weights[row], self.groups)
+        self.gradients = self.network_class(self.spec, self.gradient[row], self.groups)
         self.coefs = self.weights[:, : self.spec.n_coefs]
         self.coef_gradients = self.gradient[:, : self.spec.n_coefs]
         rule = UPDATE_RULES[first.settings.solver]
@@ -235,7 +241,7 @@ class _Stack:
         """Gather the rows of the epoch, some batches at a time."""
         n_batches, n_models = self.plan.n_batches, len(self.members)
         n_groups = n_models if self.groups is None else len(self.groups)
-        per_row = n_groups * self.data.X.n_features
+        per_row = n_groups * self.data.X.row_size
         per_row += n_models * (self.head.n_outputs + sum(self.dropped))
         size = max(1, BLOCK_SIZE // (self.plan.sizes[0] * per_row))
         changes = n_batches > 1  # one batch holds the same rows every epoch
@@ -349,7 +355,8 @@ class _Stack:
 
     def _flat(self, member: _Member) -> np.ndarray:
         """Return a copy of the weights of one model."""
-        return self.weights[member.row].cpu().numpy().copy()
+        flat = self.weights[member.row].cpu().numpy().copy()
+        return self.network_class.restored(self.spec, flat)
 
     def _are_finite(self, member: _Member) -> bool:
         """Return whether the weights of one model are finite."""
@@ -364,11 +371,19 @@ class _Stack:
 
         validation = None
         if job.validation is not None:
-            network = Network(self.spec, self.weights[member.row])
+            network = self._network_for(job.validation.rows.X, member)
             validation = validate(network, job.validation, self.head, model)
         member.run.after_epoch(loss, validation, model)
         if member.run.ending is not None:
             self._end(member)
+
+    def _network_for(self, X: Rows, member: _Member) -> Network:
+        """Return the network of one model for rows that may be stored in another way."""
+        wanted, flat = network_class(X), self.weights[member.row]
+        if wanted is not self.network_class:
+            arranged = wanted.arranged(self.spec, self._flat(member))
+            flat = torch.from_numpy(arranged).to(self.device)
+        return wanted(self.spec, flat)
 
     def _end(self, member: _Member) -> None:
         """Take the result of a model that stops here."""
@@ -382,7 +397,9 @@ class _Stack:
             member.n_steps,
             job.schedule.epoch,
             job.schedule.rate,
-            self.moments[:, member.row].cpu().numpy().copy(),
+            self.network_class.restored(
+                self.spec, self.moments[:, member.row].cpu().numpy().copy()
+            ),
         )
         self.outcomes[member.slot] = member.run.result(job.model.trained(flat), state)
         member.slot = -1
@@ -392,7 +409,7 @@ def predict_rows(network: Network, X: Rows) -> Tensor:
     """Return raw outputs (n_rows, n_outputs), some rows at a time."""
     parts = [
         network.predict(X.part(rows))
-        for rows in chunks(X.n_rows, max(X.n_features, *network.widths), BLOCK_SIZE)
+        for rows in chunks(X.n_rows, max(X.row_size, *network.widths[1:]), BLOCK_SIZE)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
