@@ -217,7 +217,8 @@ def test_a_memory_map_is_held_once_in_float32(size, tmp_path):
     finally:
         path.unlink(missing_ok=True)
     print(report)
-    assert report["growth"] < size + min(500 * MB, 100 * MB + size // 4)
+    # beside the rows in float32: what is looked at at a time, and the targets and their order
+    assert report["growth"] < size + 40 * MB + size // 5
     assert report["score"] > 0.5
 
 

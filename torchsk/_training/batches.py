@@ -38,7 +38,7 @@ class RowOrder:
     def next_epoch(self) -> np.ndarray:
         """Return this epoch's order: scikit-learn's cumulative shuffles."""
         if self.rng is not None:
-            permutation = np.arange(len(self.rows))
+            permutation = np.arange(len(self.rows), dtype=self.rows.dtype)
             self.rng.shuffle(permutation)
             self.rows = self.rows[permutation]
         return self.rows
@@ -70,7 +70,9 @@ class TrainingData:
                 total += rows.n_rows
             # one batch that holds all rows is the same every epoch
             rng = job.rng if settings.shuffle and rows.n_rows > settings.batch_size else None
-            numbers = np.arange(offsets[key], offsets[key] + rows.n_rows)
+            stop = offsets[key] + rows.n_rows
+            small = np.int32 if stop < 2**31 else np.int64  # half the memory, the same shuffles
+            numbers = np.arange(offsets[key], stop, dtype=small)
             # those that hold one generator, such as numpy's global one, draw from it in turn
             state = _state_of(rng) if n_holders[id(rng)] <= 1 else object()
             self.orders.append(orders.setdefault((key, state), RowOrder(numbers, rng)))
@@ -123,16 +125,21 @@ class Plan:
         self.n_rows: list[list[int]] = own.tolist()
         #: share of each batch in its model's epoch (n_batches, n_models)
         self.shares = torch.from_numpy((own / lengths).astype(np.float32)).to(device)
-        position = np.arange(self.starts[-1]) - np.repeat(self.starts[:-1], sizes)
-        is_row = position < np.repeat(own.T, sizes, axis=1)
-        self.valid = self.arrange(is_row.astype(np.float32))
-        # number of rows -> where each place of an epoch finds its row, 0 for padding
-        first = np.repeat(np.cumsum(own, axis=0).T - own.T, sizes, axis=1)
-        places = np.where(is_row, first + position, 0)
-        self._places = dict(zip(lengths.tolist(), places)) if self.is_padded else {}
+        #: 1 for a row and 0 for padding, in the order of use; None without padding
+        self.valid: Tensor | None = None
+        #: number of rows -> where each place of an epoch finds its row, 0 for padding
+        self._places: dict[int, np.ndarray] = {}
+        if self.is_padded:
+            position = np.arange(self.starts[-1]) - np.repeat(self.starts[:-1], sizes)
+            is_row = position < np.repeat(own.T, sizes, axis=1)
+            self.valid = self.arrange(is_row.astype(np.float32))
+            first = np.repeat(np.cumsum(own, axis=0).T - own.T, sizes, axis=1)
+            self._places = dict(zip(lengths.tolist(), np.where(is_row, first + position, 0)))
 
     def arrange(self, table: np.ndarray) -> Tensor:
         """Return the entries of (n_tables, n_places) in the order of use, on the device."""
+        if len(table) == 1:
+            return torch.from_numpy(table[0]).to(self.device)
         parts, start = [], 0
         for count, size in runs_of(self.sizes):
             part = table[:, start : start + count * size].reshape(len(table), count, size)
@@ -143,7 +150,7 @@ class Plan:
     def table(self, orders: Sequence[np.ndarray]) -> np.ndarray:
         """Return the row numbers of each order's epoch, (n_orders, n_places)."""
         if not self.is_padded:
-            return np.stack(orders)
+            return orders[0][np.newaxis] if len(orders) == 1 else np.stack(orders)
         return np.stack([order[self._places[len(order)]] for order in orders])
 
 
@@ -272,10 +279,10 @@ class Block:
         rows = slice(start * self.plan.n_models, (start + self.n_rows) * self.plan.n_models)
         torch.index_select(self.data.target, 0, index[rows], out=self.target)
         if self.plan.weighted:
-            weight = self.plan.valid[rows]
+            parts = [] if self.plan.valid is None else [self.plan.valid[rows]]
             if self.data.weight is not None:
-                weight = weight * self.data.weight.index_select(0, index[rows])
-            self._weigh(weight)
+                parts.append(self.data.weight.index_select(0, index[rows]))
+            self._weigh(parts[0] if len(parts) == 1 else parts[0] * parts[1])
 
     def _cut(self, matrix: Any) -> None:
         """Give each batch its rows of a sparse matrix, in the order of use."""

@@ -249,7 +249,9 @@ class _Stack:
         if changes or not self._block_cache:
             rows = [order.next_epoch() for order in dict.fromkeys(self._orders())]
             table = self.plan.table(rows)
-            index = self.plan.arrange(np.repeat(table, self.n_sharing, axis=0))
+            shared = len(rows) < n_models
+            per_model = np.repeat(table, self.n_sharing, axis=0) if shared else table
+            index = self.plan.arrange(per_model)
             by_group = index if self.groups is None else self.plan.arrange(table)
         for first in range(0, n_batches, size):
             stop = min(first + size, n_batches)
