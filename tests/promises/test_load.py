@@ -3,14 +3,21 @@
 The full sizes, 10 million rows and 2 GB, are those of `TORCHSK_EXAMPLES=1 pytest -m slow`.
 """
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import textwrap
 
+import joblib
 import numpy as np
 import pytest
+import torch
+from sklearn.model_selection import cross_validate
+
+from torchsk import TorchClassifier
+from torchsk._rows import DenseRows, Examples
 
 psutil = pytest.importorskip("psutil")
 
@@ -277,3 +284,48 @@ def test_the_memory_of_sparse_rows_is_bounded_by_entries_and_weights():
     assert by_steps < 60 * MB
     # 20 vectors of float64 tell the curvature
     assert by_lbfgs < 180 * MB
+
+
+# -- nothing holds the rows ------------------------------------------------------------------------
+
+
+KEPT = DenseRows | Examples
+
+
+def _linear(n_features, n_outputs):
+    return torch.nn.Linear(n_features, n_outputs)
+
+
+def _fit_alone(net, X, y):
+    net.fit(X, y)
+
+
+def _fit_in_stack(net, X, y):
+    with joblib.parallel_config("torchsk"):
+        cross_validate(net, X, y, cv=2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fit", [_fit_alone, _fit_in_stack])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {}, {"early_stopping": True}, {"solver": "lbfgs"}, {"solver": "adam"}, {"module": _linear},
+        {"module": _linear, "early_stopping": True},
+        {"scoring": "accuracy", "early_stopping": True},
+    ],
+    ids=lambda params: "-".join(params) or "default",
+)  # fmt: skip
+def test_the_rows_of_a_fit_go_when_it_ends(params, fit, iris):
+    """No object of a fit holds itself: many fits in a row hold the rows of one."""
+    net = TorchClassifier((4,), max_iter=3, random_state=0, **params)
+    left = None
+    for _ in range(2):  # what is imported on use, and kept, comes with the first
+        gc.collect()
+        gc.disable()
+        try:
+            fit(net, *iris)
+            left = [type(o).__name__ for o in gc.get_objects() if isinstance(o, KEPT)]
+        finally:
+            gc.enable()
+    assert left == []

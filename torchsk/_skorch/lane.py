@@ -105,7 +105,11 @@ class SkorchLane(Lane):
             torch.inference_mode(False),
             torch.enable_grad(),
         ):
-            return _Training(self, job).train(should_stop)
+            training = _Training(self, job)
+            try:
+                return training.train(should_stop)
+            finally:
+                vars(training).clear()  # its parts hold each other, and the rows
 
     def make_net(self, job: TrainingJob) -> Any:
         """Return an initialised net, which goes on where that of `job.state` ended."""

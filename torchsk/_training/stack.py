@@ -343,7 +343,7 @@ class _Stack:
             try:
                 self._record(member, loss)
             except Exception as error:  # diverged, or of a user's scorer, schedule or callback
-                self.outcomes[member.slot], member.slot = error, -1
+                self._leave(member, error)
         if any(member.slot < 0 for member in self.members):
             stay = [member.row for member in self.members if member.slot >= 0]
             self.members = [self.members[row] for row in stay]
@@ -403,8 +403,12 @@ class _Stack:
                 self.spec, self.moments[:, member.row].cpu().numpy().copy()
             ),
         )
-        self.outcomes[member.slot] = member.run.result(job.model.trained(flat), state)
-        member.slot = -1
+        self._leave(member, member.run.result(job.model.trained(flat), state))
+
+    def _leave(self, member: _Member, outcome: TrainingResult | Exception) -> None:
+        """Note the outcome of a model, and let go of its rows: a run holds its member."""
+        self.outcomes[member.slot], member.slot = outcome, -1
+        del member.run
 
 
 def predict_rows(network: Network, X: Rows) -> Tensor:
