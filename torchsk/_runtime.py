@@ -45,6 +45,7 @@ PARALLEL_SIZE = 2**25
 
 _threads_lock = threading.Lock()
 _threads_before: list[int] = []
+_trainer_lock = threading.Lock()
 _this_thread = threading.local()
 _is_forked = False
 
@@ -86,6 +87,17 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Keep the other threads of the process out of this block.
+
+    Two that train in it would hand Python to and fro, slower than one after the other, and share
+    the warning filters.
+    """
+    with _trainer_lock:
+        yield
+
+
 # -- random generators -----------------------------------------------------------------------------
 
 # fork_rng saves and restores process-wide state: two threads inside it at once would give neither
@@ -114,9 +126,9 @@ def seeded_torch(seed: int, device: torch.device | None = None) -> Iterator[None
 
 def _after_fork() -> None:
     """Forget the threads of the parent, which may have held the locks."""
-    global _threads_lock, _this_thread, _is_forked, _generators_lock
+    global _threads_lock, _this_thread, _is_forked, _trainer_lock, _generators_lock
     _threads_lock, _this_thread, _is_forked = threading.Lock(), threading.local(), True
-    _generators_lock = threading.RLock()
+    _trainer_lock, _generators_lock = threading.Lock(), threading.RLock()
     _threads_before.clear()
 
 

@@ -25,6 +25,7 @@ import joblib
 import numpy as np
 from joblib.parallel import LokyBackend, SequentialBackend, get_active_backend
 
+from torchsk._executors import Ending, ExecutorBackend, check_executor, check_n_groups
 from torchsk._training import TrainingCancelled, TrainingJob, TrainingResult
 
 # What joblib is told: loops that cut their work by the number of jobs (Bagging) then cut it finely.
@@ -36,9 +37,6 @@ MAX_WAITING_SIZE = 2**25
 # How long an interrupted search waits for its threads (training looks at its stop flag).
 SECONDS_TO_END = 1.0
 
-# (value, error) of one call
-Ending = tuple[Any, BaseException | None]
-
 _this_thread = threading.local()
 
 
@@ -49,11 +47,16 @@ def register() -> None:
 
 def train_job(job: TrainingJob) -> TrainingResult:
     """Train one job, in a stack with the other fits of its `TaskGroup` if it runs in one."""
-    task = getattr(_this_thread, "task", None)
+    task = _own_task()
     (outcome,) = job.lane.train([job]) if task is None else [task.train(job)]
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
+
+
+def _own_task() -> "_Task | None":
+    """Return the task that runs on this thread."""
+    return getattr(_this_thread, "task", None)
 
 
 class _Task:
@@ -213,31 +216,35 @@ class TorchskBackend(LokyBackend):
     """What joblib sees: tasks are buffered, then cut into one `TaskGroup` per process.
 
     A LokyBackend by inheritance, because joblib cares for memory-mapped arrays of those only; the
-    worker processes belong to a plain one, `_loky` (None: the group runs in this process).
+    worker processes belong to `_pool`: a plain one, or the one of the user's executor (None: the
+    group runs in this process).
     """
 
     def __init__(
         self,
         max_models: int | None = None,
+        executor: Any = None,
         nesting_level: int | None = None,
         inner_max_num_threads: int | None = None,
         **unknown: Any,
     ):
         if unknown:
             raise TypeError(
-                "The parameters of the joblib backend 'torchsk' must be n_jobs or max_models; "
-                f"got {', '.join(unknown)}."
+                "The parameters of the joblib backend 'torchsk' must be n_jobs, max_models or "
+                f"executor; got {', '.join(unknown)}."
             )
         if max_models is not None and not (isinstance(max_models, Integral) and max_models >= 1):
             raise ValueError(f"max_models must be an int >= 1 or None; got {max_models=!r}.")
+        if executor is not None:
+            check_executor(executor)
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
-        self._max_models, self._n_processes = max_models, 1
-        self._loky: Any = None
+        self._max_models, self._executor, self._n_processes = max_models, executor, 1
+        self._pool: Any = None
         self._submitted: list[tuple[Callable[[], Any], Future]] = []
 
     @property
     def _workers(self) -> Any:
-        return self._loky._workers
+        return self._pool._workers
 
     def effective_n_jobs(self, n_jobs: int) -> int:
         """Many: what counts is how finely loops cut their work (0 is a ValueError)."""
@@ -257,14 +264,22 @@ class TorchskBackend(LokyBackend):
         # A loop's own n_jobs may well be N_REPORTED_JOBS. It counts only outside of any context.
         active_backend, context_n_jobs = get_active_backend()
         if active_backend is self:
-            n_jobs = 1 if context_n_jobs is None else int(context_n_jobs)
-        self._n_processes = super().effective_n_jobs(n_jobs)
-        self._loky = None
-        if self._n_processes > 1:
-            self._loky = LokyBackend(
-                nesting_level=self.nesting_level, inner_max_num_threads=self.inner_max_num_threads
-            )
-            self._loky.configure(self._n_processes, parallel, **kwargs)
+            n_jobs = context_n_jobs
+        self._pool = None
+        if self._executor is not None:
+            self._n_processes = check_n_groups(n_jobs)
+            if _own_task() is None:
+                self._pool = ExecutorBackend(self._executor, self.inner_max_num_threads)
+            else:  # which a worker may be waiting for
+                self._n_processes = 1
+        else:
+            self._n_processes = super().effective_n_jobs(1 if n_jobs is None else int(n_jobs))
+            if self._n_processes > 1:
+                self._pool = LokyBackend(
+                    nesting_level=self.nesting_level,
+                    inner_max_num_threads=self.inner_max_num_threads,
+                )
+                self._pool.configure(self._n_processes, parallel, **kwargs)
         self.parallel = parallel
         # Everything at once, but not "all": there joblib loses an error of the tasks' iterator.
         parallel.pre_dispatch = 2**31
@@ -281,29 +296,38 @@ class TorchskBackend(LokyBackend):
     def retrieval_context(self) -> Iterator[None]:
         """Run what was submitted (joblib enters here when it has dispatched every task)."""
         submitted, self._submitted = self._submitted, []
+        shares = _shares([func for func, _ in submitted], self._n_processes)
         running: Any = nullcontext()
-        for share in _shares([func for func, _ in submitted], self._n_processes):
-            calls, futures = zip(*(submitted[i] for i in share), strict=True)
+        if isinstance(self._pool, ExecutorBackend):
+            running = self._pool.receiving()
+        for i, share in enumerate(shares, start=1):
+            calls, futures = zip(*(submitted[j] for j in share), strict=True)
             group = TaskGroup(calls, self._max_models)
-            if self._loky is None:
+            if self._pool is None:
                 running = _running_here(group, futures)
             else:
-                self._loky.submit(group, callback=partial(_pass_on, futures))
+                name = f"group {i} of {len(shares)} ({len(share)} of {len(submitted)} tasks)"
+                self._pool.submit(group, callback=partial(_pass_on, futures, name))
         with running:
             yield
+
+    def start_call(self) -> None:
+        """Keep joblib's memory maps to its own workers."""
+        if not isinstance(self._pool, LokyBackend):
+            self.parallel._reducer_callback = None
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Forget what was submitted and kill the worker processes, if there are any."""
         self._submitted = []
-        if self._loky is not None:
-            self._loky.abort_everything(ensure_ready=False)
+        if self._pool is not None:
+            self._pool.abort_everything(ensure_ready=False)
             if ensure_ready:
                 self.configure(self.parallel.n_jobs, self.parallel)
 
     def terminate(self) -> None:
         """Clean up after a call; worker processes stay for the next one."""
-        if self._loky is not None:
-            self._loky.terminate()
+        if self._pool is not None:
+            self._pool.terminate()
 
 
 def _shares(calls: Sequence[Any], n_processes: int) -> list[list[int]]:
@@ -347,11 +371,12 @@ def _running_here(group: TaskGroup, futures: Sequence[Future]) -> Iterator[None]
             thread.join(SECONDS_TO_END)
 
 
-def _pass_on(futures: Sequence[Future], group_future: Future) -> None:
+def _pass_on(futures: Sequence[Future], name: str, group_future: Future) -> None:
     """Pass on the endings that a worker returned, or the error that ended the worker."""
     try:
         endings = group_future.result()
     except BaseException as error:
+        error.add_note(f"What was lost: {name}.")
         endings = [(None, error)] * len(futures)
     for future, ending in zip(futures, endings, strict=True):
         _resolve(future, ending)

@@ -384,7 +384,7 @@ def test_an_error_while_tasks_are_made(fake):
 @pytest.mark.parametrize(
     "params, error, message",
     [
-        ({"max_model": 8}, TypeError, "must be n_jobs or max_models; got max_model"),
+        ({"max_model": 8}, TypeError, "must be n_jobs, max_models or executor; got max_model"),
         ({"max_models": 0}, ValueError, "max_models must be an int >= 1 or None; got max_models=0"),
         ({"max_models": 2.5}, ValueError, "max_models must be an int >= 1"),
         ({"n_jobs": 0}, ValueError, "n_jobs == 0"),

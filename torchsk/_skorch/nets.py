@@ -5,6 +5,7 @@ import math
 import pickle
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
@@ -132,7 +133,18 @@ class _Net(NeuralNet):
         callbacks = [(name, _without_scheduler(callback)) for name, callback in self.callbacks_]
         callbacks = [pair for pair in callbacks if _pickles(pair)]
         stored_twice: dict[str, Any] = {"module": None, "callbacks": [], "given_": None}
-        return {**super().__getstate__(), **stored_twice, "callbacks_": callbacks}
+        try:
+            state = super().__getstate__()
+        except Exception:  # a module that no name leads to: as in a worker that was sent its class
+            state = self._state_by_value()
+        return {**state, **stored_twice, "callbacks_": callbacks}
+
+    def _state_by_value(self) -> dict[str, Any]:
+        """Return the state as skorch makes it, with its inner pickle by cloudpickle."""
+        prefixes = tuple(self.cuda_dependent_attributes_)
+        inner = {name: value for name, value in vars(self).items() if name.startswith(prefixes)}
+        outer = {name: value for name, value in vars(self).items() if name not in inner}
+        return {**outer, "__cuda_dependent_attributes__": cloudpickle.dumps(inner)}
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         """Name a function to load by: formats that call none, such as skops, must not get here."""
