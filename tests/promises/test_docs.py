@@ -1,17 +1,13 @@
 """The words about torchsk: every python block runs, every public docstring is whole."""
 
 import inspect
-import itertools
-import json
 import re
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 from numpydoc.docscrape import ClassDoc
 from numpydoc.validate import validate
+from pages import python_blocks
 
 import torchsk
 from torchsk import TorchClassifier, TorchRegressor
@@ -28,22 +24,6 @@ NOT_ASKED = {
     "SA01": "a See Also only where there is something to see",
     "SA03": "as PR08",
 }
-
-
-def python_blocks(page, every=False):
-    """Yield (line number, source) of a page's blocks that no line before calls not executed."""
-    lines, before = page.read_text().splitlines(), ""
-    for number, line in enumerate(lines, start=1):
-        is_block = line.strip() in ("```python", ".. code-block:: python")
-        if is_block and (every or "not executed" not in before):
-            deeper = " " * (len(line) - len(line.lstrip()) + 1)
-            inside = {
-                ".md": lambda row: row.strip() != "```",
-                ".rst": lambda row, deeper=deeper: not row.strip() or row.startswith(deeper),
-            }[page.suffix]
-            rows = itertools.takewhile(inside, lines[number:])
-            yield number, textwrap.dedent("\n".join(rows))
-        before = line if line.strip() else before
 
 
 def public_objects():
@@ -101,38 +81,3 @@ def test_every_room_is_drawn():
 def test_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-# -- the page whose blocks need several processes ------------------------------------------------
-
-
-COMPARED = """
-assert len(client.scheduler_info()["workers"]) == 2
-plain = GridSearchCV(TorchClassifier((30,), max_iter=20, random_state=0), grid, cv=3).fit(X, y)
-scores = dict(zip(map(str, plain.cv_results_["params"]), plain.cv_results_["mean_test_score"]))
-alone = [scores[str(params)] for params in search.cv_results_["params"]]
-stacked = [abs(scores[str(params)] - score) for params, score in results]
-print(json.dumps({
-    "dask": abs(search.cv_results_["mean_test_score"] - alone).max(),
-    "stacked": max(stacked), "n": len(stacked), "score": net.score(X, y),
-}), flush=True)
-"""
-
-
-def test_the_page_about_dask(tmp_path):
-    pytest.importorskip("distributed")
-    *blocks, close = python_blocks(ROOT / "docs" / "distributed.rst", every=True)
-    sources = [source for _, source in blocks]
-    body = textwrap.indent("\n".join([*sources, COMPARED, close[1]]), "    ")
-    script = tmp_path / "page.py"
-    script.write_text(f"import json\n\nif __name__ == '__main__':\n{body}\n")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=300,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
-    assert report["n"] == 6
-    assert report["dask"] == 0.0  # the same weights
-    assert report["stacked"] < 0.005  # the same within rounding
-    assert report["score"] > 0.95

@@ -1,11 +1,14 @@
 """In parallel all is the same: in a stack and in worker processes."""
 
 import os
+import re
 import warnings
+from concurrent.futures.process import BrokenProcessPool
 
 import joblib
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from networks import failed_fits
 from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
@@ -223,6 +226,17 @@ def test_a_search_in_worker_processes(iris):
         with pytest.raises(ValueError, match="learning_rate_init"):
             search.fit(*iris)
         search.set_params(error_score=np.nan, param_grid=ALPHAS).fit(*iris)  # a fresh pool
+
+
+def test_loky_as_an_executor_and_a_worker_that_is_lost(iris):
+    expected = _grid(*iris)
+    executor = get_reusable_executor(2, reuse=True)  # joblib's own, which runs already
+    with joblib.parallel_config("torchsk", executor=executor, n_jobs=2):
+        np.testing.assert_allclose(_grid(*iris), expected, atol=1e-5)
+        with pytest.raises(BrokenProcessPool) as info:
+            joblib.Parallel()(joblib.delayed(os._exit)(1) for _ in range(3))
+    assert re.match(r"What was lost: group \d of 2 \(\d of 3 tasks\)", info.value.__notes__[0])
+    executor.shutdown(kill_workers=True)
 
 
 # -- random searches -------------------------------------------------------------------------------
