@@ -23,7 +23,7 @@ from networks import threads_of_torchsk
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 
-from torchsk import TorchClassifier, _executors
+from torchsk import TorchClassifier
 
 pytestmark = pytest.mark.usefixtures("no_deadlock", "no_thread_left")
 
@@ -303,19 +303,20 @@ def test_threads_leave_the_process_as_it_was(iris):
         np.testing.assert_allclose(search.cv_results_[name], expected.cv_results_[name], atol=1e-5)
 
 
-def test_groups_in_one_process_train_one_after_the_other(monkeypatch):
-    inside, most = [], []
+inside, most = [], []
 
-    def task(i):
-        inside.append(i)
-        most.append(len(inside))
-        time.sleep(0.01)
-        inside.remove(i)
 
-    monkeypatch.setattr(_executors.cloudpickle, "dumps", lambda call: call)  # shares the lists
-    monkeypatch.setattr(_executors.cloudpickle, "loads", lambda call: call)
+def _note_how_many_are_inside():
+    inside.append(None)
+    most.append(len(inside))
+    time.sleep(0.01)
+    inside.pop()
+
+
+def test_groups_in_one_process_train_one_after_the_other():
+    most.clear()
     with ThreadPoolExecutor(3) as executor, in_groups(executor):
-        joblib.Parallel()(joblib.delayed(task)(i) for i in range(9))
+        joblib.Parallel()(joblib.delayed(_note_how_many_are_inside)() for _ in range(9))
     assert most == [1] * 9
 
 
