@@ -57,7 +57,6 @@ class ExecutorBackend:
         self._executor = executor
         self._handed_out: list[Any] = []
         self._warned: list[Warned] = []
-        self._is_aborted = False
 
     def submit(self, call: Callable[[], Sequence[Ending]], callback: Callable[[Future], object]):
         """Hand out a call; `callback` is given a future with its endings."""
@@ -81,8 +80,6 @@ class ExecutorBackend:
 
     def _receive(self, future: Future, handed_out: Any) -> None:
         """Unpack what came back (on a thread of the executor)."""
-        if self._is_aborted:
-            return
         try:
             packed_endings, packed_warned = handed_out.result()
             endings = [cloudpickle.loads(packed) for packed in packed_endings]
@@ -104,8 +101,7 @@ class ExecutorBackend:
                 warnings.warn_explicit(message, category, filename, lineno)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancel what has not begun; nobody waits for the rest."""
-        self._is_aborted = True
+        """Cancel what has not begun; joblib drops what the rest sends back."""
         for handed_out in self._handed_out:
             handed_out.cancel()
 

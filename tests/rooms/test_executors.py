@@ -107,6 +107,18 @@ def _search_in_a_task(X, y):
         return cross_val_score(NET, X, y, cv=3), threading.current_thread().name
 
 
+def test_a_group_has_one_thread_of_torch():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with in_groups(Executor()):
+            found = joblib.Parallel()(joblib.delayed(torch.get_num_threads)() for _ in range(4))
+        assert found == [1] * 4
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def test_a_loop_inside_a_task_runs_in_its_process(iris):
     expected = cross_val_score(NET, *iris, cv=3)
     with in_groups(THREAD):
