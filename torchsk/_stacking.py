@@ -261,6 +261,8 @@ class TorchskBackend(LokyBackend):
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:
         """Start worker processes if the context's n_jobs asks for some."""
+        for name in {"executor", "max_models"} & kwargs.keys():
+            raise TypeError(f"{name} must be given to joblib.parallel_config; got it in Parallel.")
         # A loop's own n_jobs may well be N_REPORTED_JOBS. It counts only outside of any context.
         active_backend, context_n_jobs = get_active_backend()
         if active_backend is self:

@@ -202,6 +202,12 @@ def test_n_jobs_is_the_number_of_groups(n_jobs, iris):
     assert not executor.futures
 
 
+@pytest.mark.parametrize("params", [{"executor": Executor()}, {"max_models": 2}], ids=list)
+def test_parameters_belong_to_the_context(params):
+    with pytest.raises(TypeError, match="must be given to joblib.parallel_config"):
+        joblib.Parallel(backend="torchsk", **params)([joblib.delayed(abs)(1)])
+
+
 def test_n_jobs_may_be_numpys():
     with in_groups(Executor(), np.int64(2)):
         assert squares(3) == [0, 1, 4]
