@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from torchsk import _stacking
-from torchsk._data import Data, as_numpy, check_weights
+from torchsk._data import Data, as_floats, as_numpy, as_table, check_weights
 from torchsk._fitting import make_job
 from torchsk._heads import Head, make_head
 from torchsk._models import Fitted, Model
@@ -117,9 +117,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, np.ndarray]:
         """Return X (n_samples, n_features) and y as scikit-learn checks them."""
-        return validate_data(
+        X, y = validate_data(
             self,
-            as_numpy(X),
+            as_table(X),
             as_numpy(y),
             accept_sparse=["csr", "csc"],
             multi_output=True,
@@ -127,6 +127,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             dtype=(np.float64, np.float32),
             reset=reset,
         )
+        return as_floats(X), y
 
     def _check_held_out(self, X_val: Any, y_val: Any, targets: Targets) -> Data | None:
         """Validate the user's held-out rows."""
@@ -196,13 +197,14 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             check_is_fitted(self)  # takes longer than a row
         if self._needs_no_validation(X):
             return X
-        return validate_data(
+        X = validate_data(
             self,
-            as_numpy(X),
+            as_table(X),
             accept_sparse=["csr", "csc"],
             dtype=(np.float64, np.float32),
             reset=False,
         )
+        return as_floats(X)
 
     def _read(self, X: Any, *meanings: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
         """Validate X and return what each meaning(head, raw) makes of the raw outputs."""

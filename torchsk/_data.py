@@ -1,7 +1,9 @@
 """Checked rows on the host: some of them, in chunks, merged; no copy is made before its time."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor
 # numbers in a chunk of rows: about 32 MB of float64, large enough to be fast, small enough to be
 # nothing
 CHUNK_SIZE = 4_000_000
+#: how the names of dtypes begin that hold times, in numpy, pandas and polars
+TIMES = re.compile("date|time|duration|period", re.IGNORECASE)
 
 
 def chunks(n_rows: int, n_numbers: int, size: int | None = None) -> Iterator[slice]:
@@ -117,3 +121,36 @@ def as_numpy(data: Any) -> Any:
         return data
     data = data.detach().cpu()
     return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
+
+
+def as_table(X: Any) -> Any:
+    """Return X as scikit-learn's validation takes it, or raise a ValueError if it holds times.
+
+    A torch tensor becomes an array. A sparse frame of pandas becomes dense where its columns are
+    filled with something other than zeros, and float64 where scipy has no sparse matrix of its
+    dtypes, or scikit-learn would leave them: bool, float16, object, and mixtures with these.
+    """
+    X = as_numpy(X)
+    dtypes = set(X.dtypes if hasattr(X, "columns") else [getattr(X, "dtype", None)])
+    times = sorted(str(dtype) for dtype in dtypes if TIMES.match(str(dtype)))
+    if times:
+        raise ValueError(
+            f"X must hold numbers; got columns of {' and '.join(times)}: make numbers of them, "
+            "such as days since a date, or the year, month and weekday."
+        )
+    if not all(hasattr(dtype, "subtype") and hasattr(dtype, "fill_value") for dtype in dtypes):
+        return X
+    if not all(_is_zero(dtype.fill_value) for dtype in dtypes):
+        return X.sparse.to_dense()
+    if all(dtype.subtype.kind in "iufc" and dtype.subtype != np.float16 for dtype in dtypes):
+        return X
+    return X.astype(type(dtypes.pop())(np.float64, 0.0))
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, Number | np.bool_) and value == 0
+
+
+def as_floats(X: Any) -> Any:
+    """Return an array or a sparse matrix in native float64 or float32: no copy of one that is."""
+    return X if X.dtype in (np.float64, np.float32) else X.astype(np.float64)

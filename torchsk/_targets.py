@@ -235,7 +235,12 @@ class Labels(Targets):
 
 def _as_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return (labels (n_samples,) or indicators (n_samples, n_labels), their classes), or raise."""
-    check_classification_targets(y)
+    try:
+        check_classification_targets(y)
+    except ValueError as error:
+        if y.dtype == object:
+            error.add_note("y is an array of objects: use y.astype(bool), .astype(int) or so.")
+        raise
     y = y.toarray() if hasattr(y, "toarray") else y
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
