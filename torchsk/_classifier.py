@@ -468,11 +468,11 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Returns
         -------
         log_proba : ndarray of shape (n_samples, n_classes)
-            ``log(predict_proba(X))``.
+            ``log(predict_proba(X))``, taken from the logits: finite also where a probability is
+            too small for the dtype of X.
         """
-        proba = self.predict_proba(X)
-        with np.errstate(divide="ignore"):
-            return np.log(proba, out=proba)
+        (log_proba,) = self._read(X, lambda head, raw: head.log_proba(raw))
+        return np.zeros_like(log_proba[:, :1]) if len(self.classes_) == 1 else log_proba
 
     def _learn(self, y, before, incremental):
         if before is None:

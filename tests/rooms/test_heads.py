@@ -19,7 +19,7 @@ from losses import (
     head_of,
     problem,
 )
-from scipy.special import xlogy
+from scipy.special import log_expit, log_softmax, xlogy
 from sklearn._loss import loss as sk_losses
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, d2_pinball_score, mean_tweedie_deviance, r2_score
@@ -337,6 +337,29 @@ def test_decision_probability_and_prediction_agree(case):
         torch.testing.assert_close(proba.sum(1), torch.ones(40, dtype=torch.float64))
     else:
         torch.testing.assert_close(proba, torch.sigmoid(decision))
+
+
+@every_classifier
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probabilities_are_those_of_the_logits(case, dtype):
+    head = head_of(case)
+    raw = draw_raw(case, head, 40, scale=300.0).to(dtype)  # many probabilities are 0 in float32
+    if not head.has_proba:
+        with pytest.raises(AttributeError, match="no probabilities"):
+            head.log_proba(raw)
+        return
+    log_proba, decision = head.log_proba(raw).numpy(), head.decision(raw).numpy()
+    expected = {
+        "binary": lambda: log_expit(np.hstack([-decision, decision])),
+        "multilabel": lambda: log_expit(decision),
+        "multiclass": lambda: log_softmax(decision, axis=1),
+    }[case[1]]()
+    assert np.isfinite(log_proba).all()
+    assert log_proba.dtype == decision.dtype
+    rtol = 1e-6 if dtype == torch.float32 else 1e-14
+    np.testing.assert_allclose(log_proba, expected, rtol=rtol, atol=1e-37)  # of subnormals less
+    stacked = torch.stack([raw, raw.flip(0)])
+    assert torch.equal(head.log_proba(stacked)[0], torch.from_numpy(log_proba))
 
 
 @every_classifier

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.metrics import r2_score
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchsk._heads.tools import as_plain, average, softmax
 
@@ -182,6 +183,20 @@ class ClassificationHead(Head):
     def decision(self, raw: Tensor) -> Tensor:
         """Return logits or margins (> 0: positive, in binary and multilabel problems)."""
 
+    def log_proba(self, raw: Tensor) -> Tensor:
+        """Return the logarithms of the probabilities of both classes, or of all classes or labels.
+
+        They are taken from the logits: a probability that is 0 in raw's dtype has a logarithm too.
+        """
+        decision = self.decision(raw)
+        if self.n_targets == 1:
+            return F.logsigmoid(torch.cat([-decision, decision], -1))
+        return self._log_link(decision)
+
+    @abstractmethod
+    def _log_link(self, decision: Tensor) -> Tensor:
+        """Return the logarithm of the inverse link, where there are several classes or labels."""
+
     @abstractmethod
     def predict_codes(self, raw: Tensor) -> Tensor:
         """Return class codes (..., n_samples), or label indicators if multilabel; int64."""
@@ -218,6 +233,9 @@ class LabelsHead(ClassificationHead):
     def decision(self, raw: Tensor) -> Tensor:
         """Return raw: the logits, or margins, of the labels."""
         return raw
+
+    def _log_link(self, decision: Tensor) -> Tensor:
+        return F.logsigmoid(decision)
 
     def predict_codes(self, raw: Tensor) -> Tensor:
         """Return 0 or 1: (..., n_samples) if there is one label, else (..., n_labels)."""
@@ -256,6 +274,9 @@ class ClassesHead(ClassificationHead):
         """Return raw, or in binary problems the lead of the positive class."""
         return raw if self.n_targets > 1 else raw[..., 1:] - raw[..., :1]
 
+    def _log_link(self, decision: Tensor) -> Tensor:
+        return torch.log_softmax(decision, -1)
+
     def predict_codes(self, raw: Tensor) -> Tensor:
         """Return the code of the largest output, (..., n_samples)."""
         return raw.argmax(-1)
@@ -273,6 +294,8 @@ class _Margins(ClassificationHead):
     def inverse_link(self, raw: Tensor) -> Tensor:
         """Raise: a margin stands for no probability."""
         raise AttributeError("The hinge loss has no probabilities.")
+
+    log_proba = inverse_link
 
 
 class RegressionHead(Head):
