@@ -1,5 +1,6 @@
 """What every test file shares: one thread, no window, and small data sets loaded once."""
 
+import math
 import os
 import signal
 import time
@@ -12,6 +13,8 @@ import torch
 from networks import SECONDS_BEFORE_DEADLOCK, Classifier, Regressor, threads_of_torchsk
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
+
+from torchsk._training import Run
 
 matplotlib.use("Agg")
 # A parent may ignore it, as shells do for what runs in the background; children would inherit that.
@@ -122,6 +125,12 @@ def no_deadlock():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def forget_ctrl_c(monkeypatch):
+    """Function after which no Ctrl-C counts as the second of two."""
+    return lambda: monkeypatch.setattr(Run, "_last_interrupt", -math.inf)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ psutil = pytest.importorskip("psutil")
 INTERRUPTED = """
     import signal, json, os, sys, threading, time, warnings
     import joblib, numpy as np, psutil, torch
+    from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV
     import torchsk
     from torchsk import TorchClassifier, TorchRegressor
@@ -49,15 +50,31 @@ INTERRUPTED = """
         time.sleep(0.5)
         print("ready", flush=True)
 
+    def stream_into(name):
+        net = clone(nets[name]).set_params(batch_size=1)
+        while True:  # each takes some seconds
+            net.partial_fit(np.tile(X, (200, 1)), np.tile(y, 200), classes=[0, 1])
+
+    def search_over(name):
+        target = X[:, 0] + rng.normal(size=300) if name == "lbfgs" else y
+        GridSearchCV(nets[name], {"alpha": [1e-4]}, cv=3, refit=False).fit(X, target)
+
     def fit(what):
+        if what.startswith(("search ", "stream ")):
+            around, name = what.split()
+            try:
+                {"search": search_over, "stream": stream_into}[around](name)
+            except KeyboardInterrupt:
+                return {"ended": True}
+            return {"ended": False}
         if what in nets:
             net = nets[what].fit(X, y if what != "lbfgs" else X[:, 0] + rng.normal(size=300))
             report = {"n_iter": net.n_iter_, "finite": bool(np.isfinite(net.predict(X)).all())}
             if what != "lbfgs":
                 net.partial_fit(X, y)
             return report
-        backend, n_jobs = {"plain": ("sequential", 1), "torchsk": ("torchsk", 1),
-                           "torchsk processes": ("torchsk", 2), "loky": ("loky", 2)}[what]
+        backend, n_jobs = {"torchsk": ("torchsk", 1), "torchsk processes": ("torchsk", 2),
+                           "loky": ("loky", 2)}[what]
         search = GridSearchCV(nets["sgd"], {"alpha": [1e-4, 1e-3]}, cv=2)
         try:
             with joblib.parallel_config(backend, n_jobs=n_jobs):
@@ -125,37 +142,63 @@ def fitting_process():
         process.stdout.close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child")
-@pytest.mark.usefixtures("no_deadlock")
-@pytest.mark.parametrize(
-    "what",
-    ["sgd", "module", "lbfgs", "plain", "torchsk", "torchsk processes", "loky"],
-)
-def test_ctrl_c(what, fitting_process):
-    print(what, file=fitting_process.stdin, flush=True)
-    assert fitting_process.stdout.readline() == "ready\n"
-    time.sleep(1.5 if what in ("loky", "torchsk processes") else 0.2)
-    for _ in range(5 if what == "plain" else 1):  # four fits and a refit
-        # as a terminal does: to all of its processes
-        os.killpg(fitting_process.pid, signal.SIGINT)
-        time.sleep(0.3)
-    report = json.loads(fitting_process.stdout.readline())
-    if what in ("sgd", "module", "lbfgs"):
-        assert report["told"] == 1, report
-        assert report["n_iter"] > 0
-        assert report["finite"]
-    elif what == "plain":
-        # as with MLPClassifier: each ends a fit with a warning, and the search goes on
-        assert report.get("ended") or report["told"] >= 5, report
-    else:
-        assert report["ended"], report
-        if what == "torchsk":
-            assert report["threads then"] == []  # nothing is left to end later
+signals = pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child")
+
+
+def _interrupt(process, what, *pauses):
+    """Have a process do something, interrupt it after each pause; return what it reports."""
+    print(what, file=process.stdin, flush=True)
+    assert process.stdout.readline() == "ready\n"
+    for pause in pauses:
+        time.sleep(pause)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+    report = json.loads(process.stdout.readline())
     assert report["threads"] == []
     assert report["busy processes"] == 0
+    return report
 
 
-def test_ctrl_c_keeps_the_model(iris):
+@signals
+@pytest.mark.usefixtures("no_deadlock")
+@pytest.mark.parametrize("what", ["sgd", "module", "lbfgs"])
+def test_ctrl_c_ends_a_fit(what, fitting_process):
+    time.sleep(2)  # else it might be a second one
+    report = _interrupt(fitting_process, what, 0.2)
+    assert report["told"] == 1, report
+    assert report["n_iter"] > 0
+    assert report["finite"]
+
+
+@signals
+@pytest.mark.usefixtures("no_deadlock")
+@pytest.mark.parametrize("what", ["torchsk", "torchsk processes", "loky"])
+def test_ctrl_c_ends_a_search_that_trains_in_stacks_or_processes(what, fitting_process):
+    report = _interrupt(fitting_process, what, 0.2 if what == "torchsk" else 1.5)
+    assert report["ended"], report
+    if what == "torchsk":
+        assert report["threads then"] == []  # nothing is left to end later
+
+
+@signals
+@pytest.mark.usefixtures("no_deadlock")
+@pytest.mark.parametrize("net", ["sgd", "module", "lbfgs"])
+def test_one_ctrl_c_ends_one_fit_of_a_plain_search_and_a_second_the_search(net, fitting_process):
+    # as with MLPClassifier: each of the first two ends a fit with a warning, and the search goes on
+    report = _interrupt(fitting_process, f"search {net}", 2.1, 2.3, 0.5)
+    assert report["told"] == 2
+    assert report["ended"]
+
+
+@signals
+@pytest.mark.usefixtures("no_deadlock")
+@pytest.mark.parametrize("net", ["sgd", "module"])
+def test_a_second_ctrl_c_ends_a_loop_of_partial_fits(net, fitting_process):
+    report = _interrupt(fitting_process, f"stream {net}", 2.1, 0.5)
+    assert report["told"] == 1
+    assert report["ended"]
+
+
+def test_ctrl_c_keeps_the_model(iris, forget_ctrl_c):
     class Interrupted(cbs.Callback):
         def on_epoch_end(self, net, **kwargs):
             if len(net.history) == 3:
@@ -174,6 +217,7 @@ def test_ctrl_c_keeps_the_model(iris):
     linear.n_batches = 0
     in_module, in_callback = {"module": Slow(linear)}, {"skorch_callbacks": [Interrupted]}
     for change, n_recorded in ((in_module, 3), (in_callback, 2)):
+        forget_ctrl_c()
         clf = TorchClassifier(**change, max_iter=50, batch_size=150, random_state=0)
         with pytest.warns(UserWarning, match="Training interrupted by user"):
             clf.fit(*iris)

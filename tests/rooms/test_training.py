@@ -527,7 +527,7 @@ def test_a_row_of_weight_zero_moves_nothing(job_of):
     assert_same(results[:1], results[1:], tol=1e-5)
 
 
-def test_interrupt_keeps_what_is_trained(job_of):
+def test_interrupt_keeps_what_is_trained(job_of, forget_ctrl_c):
     n_epochs = []
 
     def interrupt(model):
@@ -536,6 +536,7 @@ def test_interrupt_keeps_what_is_trained(job_of):
             raise KeyboardInterrupt
 
     jobs = _jobs(job_of)
+    forget_ctrl_c()
     (result,) = train([replace(jobs[0], on_epoch=interrupt)])
     assert "interrupted by user" in str(result.warning)
     assert result.n_iter == 3

@@ -236,8 +236,8 @@ class _Training:
                 if should_stop is not None and should_stop():
                     raise TrainingCancelled
                 self._run_epoch()
-        except KeyboardInterrupt:
-            run.ending = "interrupted"
+        except KeyboardInterrupt as interrupt:
+            run.interrupt(interrupt)
         if (best := run.best_weights()) is not None:
             net.module_.load_state_dict(best)
         net.end(self.data)

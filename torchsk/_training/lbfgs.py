@@ -94,8 +94,11 @@ class _Minimisation:
             is_done = job.schedule.is_fixed and found.nit >= job.settings.max_iter
             if found.status != 0 and not is_done:
                 warning = self._warning(found, run.n_iter)
-        except (KeyboardInterrupt, _ToldToStop) as ending:
-            run.ending = "interrupted" if isinstance(ending, KeyboardInterrupt) else "stop"
+        except KeyboardInterrupt as interrupt:
+            run.interrupt(interrupt)
+        except _ToldToStop:
+            run.ending = "stop"
+        if run.ending is not None:
             run.n_iter = self.n_iterations
             loss = self.reported(self.flat, self.loss_and_gradient(self.flat)[0])
         if not math.isfinite(loss):

@@ -1,8 +1,9 @@
 """The run of one job, in whichever lane: its epochs, its best weights, and how it ends."""
 
 import math
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from sklearn.exceptions import ConvergenceWarning
 
@@ -14,6 +15,8 @@ from torchsk._training.progress import is_diverged, why_not_finite
 # where the peak of a schedule is past, and the share of a loss's fall that then is still to come
 # from which it falls fast
 PAST_PEAK, FALLING = 0.3, 0.3
+# a Ctrl-C within so many seconds of the last one is meant for more than one fit
+SECONDS_TO_REPEAT = 2.0
 
 
 class Run:
@@ -27,6 +30,9 @@ class Run:
     are_finite : callable
         Returns whether all of them are finite.
     """
+
+    #: when a Ctrl-C last ended a run of this process, by a clock that is never set
+    _last_interrupt: ClassVar[float] = -math.inf
 
     def __init__(
         self, job: TrainingJob, copy_weights: Callable[[], Any], are_finite: Callable[[], bool]
@@ -93,6 +99,15 @@ class Run:
             progress.n_no_improvement = 0
         return not onwards
 
+    def interrupt(self, interrupt: KeyboardInterrupt) -> None:
+        """End here, as Ctrl-C asks for; or raise it again, if it comes soon after the last one."""
+        now = time.monotonic()
+        is_repeated = now - Run._last_interrupt < SECONDS_TO_REPEAT
+        Run._last_interrupt = now
+        if is_repeated:
+            raise interrupt
+        self.ending = "interrupted"
+
     def best_weights(self) -> Any:
         """Return the best weights, if early stopping has kept some; None: the last ones count.
 
@@ -133,7 +148,11 @@ class Run:
     def _warning(self) -> Warning | None:
         """Return what a user should know of the ending."""
         if self.ending == "interrupted":
-            return UserWarning("Training interrupted by user.")
+            return UserWarning(
+                "Training interrupted by user. The model trained so far is kept, and a search "
+                f"goes on with its next fit: press Ctrl-C again within {SECONDS_TO_REPEAT:g} "
+                "seconds to end all of it."
+            )
         if self.ending == "diverged":
             why = why_not_finite(self.job.progress, self.n_iter)
             return ConvergenceWarning(f"{why} The best weights so far were kept.")

@@ -200,11 +200,11 @@ class _Stack:
         try:
             while self.members:
                 self._after_epoch(self._run_epoch(should_stop))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if len(self.outcomes) > 1:
                 raise
             (member,) = self.members
-            member.run.ending = "interrupted"
+            member.run.interrupt(interrupt)
             self._end(member)
         return self.outcomes
 
