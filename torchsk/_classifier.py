@@ -41,7 +41,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         with the number of rows, grows with that of columns, and is a quarter for each hidden layer
         of sigmoids (`alpha_` says what it became). A number means what it means in scikit-learn: a
         batch adds ``alpha / 2 * ||W||^2 / (sum of its sample weights)``, so weights that sum to 1
-        multiply its effect by the number of rows. With `module` "auto" is 0.0001.
+        multiply its effect by the number of rows: with AdaBoost's, or a survey's, leave "auto" or
+        scale them to a mean of 1. With `module` "auto" is 0.0001.
 
     batch_size : int or "auto", default="auto"
         Rows per step. "auto" cuts an epoch into about 12 batches of about 32 to 200 rows that are
@@ -357,7 +358,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             Class labels; a binary matrix in multilabel problems.
 
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, none negative, not all zero.
+            Weights of the rows, none negative, not all zero. Their scale matters only where `alpha`
+            is a number.
 
         X_val, y_val : array-like, default=None
             Held-out rows, used instead of `validation_fraction` of the training rows. Without
@@ -389,7 +391,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             Class labels.
 
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
+            Weights of the rows. Their scale matters only where `alpha` is a number.
 
         classes : array-like of shape (n_classes,), default=None
             All classes that will ever come; needed at the first call only.

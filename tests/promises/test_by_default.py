@@ -5,7 +5,7 @@ import warnings
 import joblib
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, make_classification, make_moons
+from sklearn.datasets import make_classification, make_moons
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import (
@@ -59,10 +59,30 @@ def test_the_scale_of_the_weights_does_not_matter(kind):
         np.testing.assert_allclose(net.coefs_[0], nets[0].coefs_[0], rtol=1e-3, atol=1e-4)
 
 
-def test_boosting_by_weights_that_sum_to_one():
-    X, y = load_breast_cancer(return_X_y=True)
-    boosted = AdaBoostClassifier(TorchClassifier(max_iter=20), n_estimators=3, random_state=0)
-    assert cross_val_score(boosted, X, y, cv=3).mean() > 0.95
+def test_boosting_by_weights_that_sum_to_one(breast_cancer):
+    X, y = breast_cancer
+
+    def score(**params):
+        net = TorchClassifier(max_iter=20, random_state=0, **params)
+        boosted = AdaBoostClassifier(net, n_estimators=3, random_state=0)
+        return cross_val_score(boosted, X, y, cv=3).mean()
+
+    assert score() > 0.95
+    # a number is multiplied by n in effect, as in scikit-learn
+    assert score(alpha=1.0) < 0.7
+    assert score(alpha=1.0 / len(y)) > 0.95
+
+
+@pytest.mark.parametrize("params", [{}, {"solver": "lbfgs", "max_iter": 20}, {"solver": "adam"}])
+def test_a_number_for_alpha_counts_by_the_sum_of_the_weights(params, breast_cancer):
+    X, y = breast_cancer
+    n = len(y)
+    ones = TorchClassifier(alpha=0.5, random_state=0, **params).fit(X, y, np.ones(n))
+    shares = TorchClassifier(alpha=0.5 / n, random_state=0, **params).fit(X, y, np.full(n, 1 / n))
+    expected = ones.predict_proba(X)
+    np.testing.assert_allclose(shares.predict_proba(X), expected, atol=1e-3)
+    shares = shares.set_params(alpha=0.5).fit(X, y, np.full(n, 1 / n))
+    assert abs(shares.predict_proba(X) - expected).max() > 0.3
 
 
 # -- units and dtypes --
