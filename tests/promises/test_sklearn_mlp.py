@@ -56,6 +56,11 @@ EXCEPTED = {
         AssertionError,
         "expects the words of an error after training; ours comes before: X is out of range",
     ),
+    "test_predict_proba_multilabel": (
+        AssertionError,
+        "expects the same argmax of probabilities that round to 1 and of their logarithms, which "
+        "ours tell apart; test_heads.py compares them with log_expit",
+    ),
     "test_mlp_partial_fit_after_fit": (
         pytest.fail.Exception,
         "expects partial_fit to raise with early_stopping=True; ours trains on",
