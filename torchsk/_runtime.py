@@ -1,6 +1,8 @@
 """What torch keeps for the whole process: devices, threads, random generators; and forks of it."""
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -35,6 +37,17 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if str(device) not in names:
         raise ValueError(f"device must be one of {['auto', *names]}; got device={str(device)!r}.")
     return torch.device(device)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def give_back_memory() -> None:
+    """Hand what was freed back to the system, where C's library can be asked to."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+        if trim is not None:
+            trim(0)
 
 
 # -- threads ---------------------------------------------------------------------------------------

@@ -26,14 +26,18 @@ import numpy as np
 from joblib.parallel import LokyBackend, SequentialBackend, get_active_backend
 
 from torchsk._executors import Ending, ExecutorBackend, check_executor, check_n_groups
+from torchsk._runtime import give_back_memory
 from torchsk._training import TrainingCancelled, TrainingJob, TrainingResult
 
 # What joblib is told: loops that cut their work by the number of jobs (Bagging) then cut it finely.
 N_REPORTED_JOBS = 128
-# A waiting task keeps its copies of the data: with this many tasks, or numbers in their rows,
-# training waits for no more of them.
+# A waiting task keeps the copies of the rows that its loop and its pipeline have made: with this
+# many tasks, or bytes of the rows that their fits were given, training waits for no more of them.
 MAX_WAITING_TASKS = 256
-MAX_WAITING_SIZE = 2**25
+MAX_WAITING_BYTES = 120_000_000
+# Bytes of its rows from which the memory of a task that has ended goes back to the system: C's
+# library would keep some for each of the threads on which tasks have run.
+LARGE_TASK = 2**22
 # How long an interrupted search waits for its threads (training looks at its stop flag).
 SECONDS_TO_END = 1.0
 
@@ -70,6 +74,8 @@ class _Task:
         self.index, self._call, self._group = index, call, group
         self.job: Any = None
         self.key: Hashable = None
+        #: bytes of the X that its fit was given, and that it keeps while it waits
+        self.n_bytes = 0
         self.outcome: Any = None
         self.ending: Ending | None = None
         self._thread: threading.Thread | None = None
@@ -104,7 +110,7 @@ class _Task:
         """Hand over a job and wait for its outcome (on the task's thread)."""
         if self._group.cancelled:
             return TrainingCancelled()
-        self.key = job.lane.stack_key(job)
+        self.key, self.n_bytes = job.lane.stack_key(job), job.n_bytes
         if self.key is None:
             return self._group.train([job])[0]
         self.job = job
@@ -142,7 +148,9 @@ class TaskGroup:
 
     def run(self, on_end: Callable[[int, Ending], object]) -> None:
         """Run all calls; `on_end(i, ending)` is called when call i has ended."""
-        ready = deque(_Task(i, call, self) for i, call in enumerate(self.calls))
+        # those that are given the same rows follow each other: they share a copy
+        order = chain.from_iterable(_with_same_arrays(self.calls))
+        ready = deque(_Task(i, self.calls[i], self) for i in order)
         waiting: dict[Hashable, list[_Task]] = {}  # by stack_key
         share_data = _SharedData()
         try:
@@ -155,6 +163,8 @@ class TaskGroup:
                     ready.popleft()
                     if task.ending is not None:
                         on_end(task.index, task.ending)
+                        if task.n_bytes > LARGE_TASK:
+                            give_back_memory()
                     else:
                         waiting.setdefault(task.key, []).append(task)
                         share_data(task.job)
@@ -182,13 +192,11 @@ class TaskGroup:
 
     def _are_enough(self, waiting: Sequence[Sequence[_Task]]) -> bool:
         """Return whether no more tasks should start before some have trained."""
-        n_waiting = sum(map(len, waiting))
-        if n_waiting >= max(MAX_WAITING_TASKS, self.max_models or 0):
+        sizes = [task.n_bytes for task in chain.from_iterable(waiting)]
+        if len(sizes) >= max(MAX_WAITING_TASKS, self.max_models or 0):
             return True
-        size = sum(task.job.rows.size for task in chain.from_iterable(waiting))
-        return size > MAX_WAITING_SIZE and any(
-            len(tasks) >= self._limit(tasks) for tasks in waiting
-        )
+        # the next one will be as large
+        return sum(sizes) + max(sizes, default=0) > MAX_WAITING_BYTES
 
     def train(self, jobs: list[TrainingJob]) -> Sequence[TrainingResult | BaseException]:
         """Train a stack until it is done or cancelled; an error of the whole is one of each fit."""
@@ -337,6 +345,16 @@ def _shares(calls: Sequence[Any], n_processes: int) -> list[list[int]]:
 
     What cannot be dealt in whole groups is dealt one by one, so that all shares are alike.
     """
+    whole, k = _with_same_arrays(calls), n_processes
+    rest = list(chain.from_iterable(whole[len(whole) // k * k :]))
+    shares = [
+        [*chain.from_iterable(whole[j : len(whole) // k * k : k]), *rest[j::k]] for j in range(k)
+    ]
+    return [sorted(share) for share in shares if share]
+
+
+def _with_same_arrays(calls: Sequence[Any]) -> list[list[int]]:
+    """Return the numbers of the calls, in a list for each set of arrays that some are given."""
     groups: dict[Hashable, list[int]] = {}
     for i, call in enumerate(calls):
         arguments = [
@@ -346,12 +364,7 @@ def _shares(calls: Sequence[Any], n_processes: int) -> list[list[int]]:
         ]
         key = tuple(id(value) for value in arguments if hasattr(value, "shape"))
         groups.setdefault(key, []).append(i)
-    whole, k = list(groups.values()), n_processes
-    rest = list(chain.from_iterable(whole[len(whole) // k * k :]))
-    shares = [
-        [*chain.from_iterable(whole[j : len(whole) // k * k : k]), *rest[j::k]] for j in range(k)
-    ]
-    return [sorted(share) for share in shares if share]
+    return list(groups.values())
 
 
 @contextmanager

@@ -37,6 +37,10 @@ class Job:
     ridge: float
     device: str = "cpu"
 
+    @property
+    def n_bytes(self):
+        return self.rows.size
+
 
 def make_job(X=None, target=None, key=0, ridge=1.0):
     X, target = (torch.eye(2) if part is None else part for part in (X, target))
@@ -155,8 +159,9 @@ def test_max_models_limits_a_stack_of_whole_folds(fake, data, max_models, expect
     "bound, expected",
     [
         ({"MAX_WAITING_TASKS": 8}, 8),
-        ({"MAX_WAITING_SIZE": 1000}, 4),  # two folds of iris; but a whole stack may wait
-        ({"MAX_WAITING_SIZE": 2500}, 7),
+        ({"MAX_WAITING_BYTES": 1}, 1),
+        ({"MAX_WAITING_BYTES": 1199}, 2),  # a fold of iris has 400 numbers here
+        ({"MAX_WAITING_BYTES": 2000}, 5),
         ({}, 27),
     ],
 )

@@ -118,6 +118,12 @@ class TrainingJob:
     state: SolverState | None = None
     on_epoch: Callable[[Callable[[], Model]], bool] | None = None
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the X that the fit was given, which its caller keeps until it ends."""
+        held_out = 0 if self.validation is None else self.validation.rows.size
+        return (self.rows.size + held_out) * np.dtype(self.model.dtype).itemsize
+
     def draw_unused_orders(self, n_epochs: int) -> None:
         """Advance the generator as scikit-learn's MLP does, though one batch needs no order."""
         is_one_batch = self.rows.n_rows <= self.settings.batch_size
