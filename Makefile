@@ -14,10 +14,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 demo: $(VENV)/.installed-plot
 	$(BIN)/python examples/plot_compare_with_sklearn.py
 
-# Two processes, a file in one of them: PYTEST_ARGS="-n 0" for one, as --pdb needs.
+# Two processes, a file in one of them, those with long tests first: PYTEST_ARGS="-n 0" for one, as --pdb needs.
 # Exit status 5 is that no test was selected: PYTEST_ARGS may leave none for the second run.
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	TORCHSK_DEVICE=simulated $(BIN)/python -m pytest -q $(PYTEST_ARGS) -m device || [ $$? -eq 5 ]
 
 lint: $(VENV)/.installed-test

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from torchsk import _stacking
-from torchsk._data import Data, as_floats, as_numpy, as_table, check_weights
+from torchsk._data import Data, as_numpy, check_weights
 from torchsk._fitting import make_job
 from torchsk._heads import Head, make_head
-from torchsk._models import Fitted, Model
+from torchsk._inputs import check_ids, check_inputs
+from torchsk._models import Fitted, Model, output_dtype
 from torchsk._parameters import PARAMETER_CONSTRAINTS, Settings
 from torchsk._sklearn_compat import CALLBACK_STATE, callback_tasks, check_weight
 from torchsk._targets import Targets
@@ -69,10 +70,11 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         with self._restored_on_error(), torch.inference_mode(False):
             goes_on = incremental or self.warm_start
             before = getattr(self, "_fitted", None) if goes_on else None
-            X, y = self._validated(X, y, reset=before is None)
+            shape = None if before is None else before.model.input_shape
+            X, y = check_inputs(self, X, y, has_module=self.module is not None, shape=shape)
             weight = None if sample_weight is None else check_weight(as_numpy(sample_weight), X)
             targets, y = self._learn(y, before, incremental)
-            held_out = self._check_held_out(X_val, y_val, targets)
+            held_out = self._check_held_out(X_val, y_val, targets, X.shape[1:])
             head = make_head(self.loss, self.loss_params, targets.problem, targets.n_targets)
             head.check_target(y)
             if held_out is not None:
@@ -115,28 +117,17 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.__dict__.update(before | running)
             raise
 
-    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, np.ndarray]:
-        """Return X (n_samples, n_features) and y as scikit-learn checks them."""
-        X, y = validate_data(
-            self,
-            as_table(X),
-            as_numpy(y),
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=not is_classifier(self),
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
-        return as_floats(X), y
-
-    def _check_held_out(self, X_val: Any, y_val: Any, targets: Targets) -> Data | None:
-        """Validate the user's held-out rows."""
+    def _check_held_out(
+        self, X_val: Any, y_val: Any, targets: Targets, shape: tuple[int, ...]
+    ) -> Data | None:
+        """Validate the user's held-out rows, each of a shape."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val must be given together; got only one of them.")
         if X_val is None:
             return None
         try:
-            X_val, y_val = self._validated(X_val, y_val, reset=False)
+            has_module = self.module is not None
+            X_val, y_val = check_inputs(self, X_val, y_val, has_module=has_module, shape=shape)
             return Data(X_val, targets.encode(y_val), None)
         except ValueError as error:
             error.add_note("X and y are X_val and y_val here.")
@@ -192,42 +183,42 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     # -- fitted --
 
     def _checked(self, X: Any) -> Any:
-        """Return X (n_samples, n_features), validated."""
+        """Return X (n_samples, ...), validated."""
         if not hasattr(self, "_fitted"):
             check_is_fitted(self)  # takes longer than a row
         if self._needs_no_validation(X):
             return X
-        X = validate_data(
-            self,
-            as_table(X),
-            accept_sparse=["csr", "csc"],
-            dtype=(np.float64, np.float32),
-            reset=False,
-        )
-        return as_floats(X)
+        model = self._fitted.model
+        X = check_inputs(self, X, has_module=model.has_module, shape=model.input_shape)
+        if model.takes_ids:
+            check_ids(X)
+        return X
 
     def _read(self, X: Any, *meanings: Callable[[Any, Tensor], Tensor]) -> list[np.ndarray]:
         """Validate X and return what each meaning(head, raw) makes of the raw outputs."""
         X = self._checked(X)
         model = self._fitted.model
-        with model.threads(*X.shape):
+        with model.threads(X.shape[0]):
             raw = model.raw(X)
             values = [meaning(model.head, raw).numpy() for meaning in meanings]
         if not all(np.isfinite(value).all() for value in values):
             raise ValueError(
-                f"X must give outputs within the range of {X.dtype}; got outputs that are not "
-                "finite, so values in X are missing or too large, or a module returns such outputs."
+                f"X must give outputs within the range of {output_dtype(X)}; got outputs that are "
+                "not finite, so values in X are missing or too large, or a module returns such "
+                "outputs."
             )
         return values
 
     def _needs_no_validation(self, X: Any) -> bool:
         """Return whether X is as validation would return it, which takes longer than a row."""
+        model = self._fitted.model
         return (
             type(X) is np.ndarray
             and X.dtype in (np.float64, np.float32)
             and X.ndim == 2
             and X.shape[0] > 0
-            and X.shape[1] == self.n_features_in_
+            and X.shape[1:] == model.input_shape
+            and not model.takes_ids
             and not hasattr(self, "feature_names_in_")
             and bool(np.isfinite(X).all())
         )

@@ -5,6 +5,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 
 from torchsk._base import BaseTorchMLP
+from torchsk._data import as_numpy
 from torchsk._sklearn_compat import StrOptions, check_partial_fit_first_call, fit_context
 from torchsk._targets import Labels
 
@@ -128,7 +129,9 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Your own network instead of the built-in one, trained by skorch. An instance is copied,
         never trained in place. A class or function is called as
         ``module(n_features, n_outputs, **module_params)``; one that takes neither is called
-        with `module_params` alone.
+        with `module_params` alone. One that names `input_shape` is told ``X.shape[1:]``, which may
+        have any number of axes. Rows arrive in float32; integers too, unless the module refuses a
+        float32 row and takes an int64 one (ids into an nn.Embedding) at the first fit.
 
     module_params : dict, default=None
         Keyword arguments of `module`.
@@ -147,7 +150,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
     standardize : bool or "auto", default="auto"
         Whether inputs are centred and scaled with the (weighted) statistics of the first fit; in
         `partial_fit` of the built-in network these follow the stream. Sparse inputs are scaled
-        only. "auto" is True, and False with `module`.
+        only. "auto" is True, and False with `module`. X of more than two
+        axes cannot be standardised.
 
     scoring : str, callable or None, default="loss"
         What early stopping watches: "loss" is the loss of the held-out rows (weighed by classes as
@@ -176,7 +180,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         The class labels; ``arange(n_labels)`` in multilabel problems.
 
     n_features_in_ : int
-        Number of features.
+        Number of features: ``X.shape[1]``, whatever the number of axes.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string column names.
@@ -351,8 +355,10 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training data; also a pandas or polars DataFrame, a memmap or a torch tensor.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
+            Training data; also a pandas or polars DataFrame, a memmap or a torch tensor. With
+            `module` of any shape beyond the first axis: images, sequences, token ids.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Class labels; a binary matrix in multilabel problems.
@@ -384,7 +390,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             Training data.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -402,7 +409,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
             The estimator, trained on.
         """
         with self._restored_on_error():
-            check_partial_fit_first_call(self, classes)
+            check_partial_fit_first_call(self, as_numpy(classes))
             return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X):
@@ -410,7 +417,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             The rows to predict.
 
         Returns
@@ -426,7 +434,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             The rows to predict.
 
         Returns
@@ -443,7 +452,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             The rows to predict.
 
         Returns
@@ -464,7 +474,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             The rows to predict.
 
         Returns
@@ -475,6 +486,28 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         """
         (log_proba,) = self._read(X, lambda head, raw: head.log_proba(raw))
         return np.zeros_like(log_proba[:, :1]) if len(self.classes_) == 1 else log_proba
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy; in multilabel problems the share of rows with every label right.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
+            Test rows.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Their classes.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            At most 1.
+        """
+        return super().score(X, as_numpy(y), as_numpy(sample_weight))
 
     def _learn(self, y, before, incremental):
         if before is None:

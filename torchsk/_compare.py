@@ -106,7 +106,7 @@ def compare(
     estimators : dict of str to estimator
         Name -> estimator, fitted or not. Differences are taken against the first.
     X : array-like of shape (n_samples, n_features)
-        Data to fit; a DataFrame or a sparse matrix as well.
+        Data to fit; a DataFrame or a sparse matrix as well. Of any shape that the estimators take.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
         Target to predict.
     groups : array-like of shape (n_samples,), default=None

@@ -1,5 +1,7 @@
 """Checked rows on the host: some of them, in chunks, merged; no copy is made before its time."""
 
+import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,12 +26,17 @@ def chunks(n_rows: int, n_numbers: int, size: int | None = None) -> Iterator[sli
     return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
+def row_size(X: Any) -> int:
+    """Return how many numbers a row of X (n_rows, ...) holds."""
+    return math.prod(X.shape[1:])
+
+
 class RowsOf:
-    """Some rows of an array (n_rows, n_columns), copied only as they are looked at."""
+    """Some rows of an array (n_rows, ...), copied only as they are looked at."""
 
     def __init__(self, array: np.ndarray, index: np.ndarray):
         self.array, self.index = array, index
-        self.shape = len(index), array.shape[1]
+        self.shape, self.dtype = (len(index), *array.shape[1:]), array.dtype
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         return self.array[self.index[rows]]
@@ -37,7 +44,7 @@ class RowsOf:
 
 @dataclass(frozen=True)
 class Data:
-    """Validated rows: X (n, n_features), encoded y (n,) or (n, n_targets), weights (n,) or None."""
+    """Validated rows: X (n, ...), encoded y (n,) or (n, n_targets), weights (n,) or None."""
 
     X: Any
     y: np.ndarray
@@ -104,8 +111,11 @@ def _row_keys(X: Any, y: np.ndarray) -> Iterator[bytes]:
             row = slice(bounds[i], bounds[i + 1])
             yield indices[row].tobytes() + data[row].tobytes() + target.tobytes()
     else:
-        for row in _sortable(np.hstack([X, targets], dtype=np.float64)):
-            yield row.tobytes()
+        for rows in chunks(len(targets), row_size(X)):
+            flat = X[rows].reshape(len(targets[rows]), -1)
+            for row in _sortable(np.hstack([flat, targets[rows]], dtype=np.float64)):
+                # of an image, any order that its numbers alone decide will do
+                yield row.tobytes() if X.ndim == 2 else hashlib.blake2b(row).digest()
 
 
 def _sortable(values: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from sklearn.utils import check_random_state
 from torchsk import _defaults
 from torchsk._data import Data, is_mapped, merge_duplicates
 from torchsk._heads import Head
+from torchsk._inputs import check_ids
 from torchsk._mlp import Reexpression, draw_weights
-from torchsk._models import Fitted, MLPModel, Model
+from torchsk._models import Fitted, MLPModel, Model, output_dtype
 from torchsk._modules import ModuleModel
 from torchsk._optimizers import class_of
 from torchsk._parameters import Settings, make_spec
@@ -84,9 +85,9 @@ def make_job(
     if estimator.dropout == "auto" and lane.has_epochs:
         model = model.with_dropout(partial(_defaults.dropout, n_known, data.X.shape[1]))
     change = None
-    if before is None and _standardizes(estimator):
+    if before is None and _standardizes(estimator, data):
         model = _with_scalers(model, data)
-    elif incremental and _standardizes(estimator):
+    elif incremental and _standardizes(estimator, data):
         model, change = _follow(model, data)
     head = model.head
     if model.y_scaler is not None:
@@ -177,19 +178,18 @@ def _start(
 ) -> Model:
     """Return the network with its starting weights: drawn, or those of the last call."""
     last = None if before is None else before.model
-    n_features, dtype = data.X.shape[1], data.X.dtype.name
     if estimator.module is not None:
         return ModuleModel.start(
-            estimator.module, estimator.module_params, n_features, head, rng, last, dtype, device
+            estimator.module, estimator.module_params, data.X, head, rng, last, device
         )
     head = head.on_logits
     spec = make_spec(
-        estimator.hidden_layer_sizes, estimator.activation, estimator.dropout, n_features,
+        estimator.hidden_layer_sizes, estimator.activation, estimator.dropout, data.X.shape[1],
         head.n_outputs,
     )  # fmt: skip
     if last is None:
         flat = draw_weights(spec, estimator.init, rng, estimator.activation)
-        return MLPModel(head, None, None, dtype, device, spec, flat)
+        return MLPModel(head, None, None, output_dtype(data.X), device, spec, flat)
     if not isinstance(last, MLPModel) or spec.layer_sizes != last.spec.layer_sizes:
         fitted = last.spec.layer_sizes if isinstance(last, MLPModel) else "a module"
         raise ValueError(
@@ -223,10 +223,16 @@ def _split(
     return training, held_out
 
 
-def _standardizes(estimator: Any) -> bool:
+def _standardizes(estimator: Any, data: Data) -> bool:
     """Return whether inputs, and targets where the loss allows it, are standardised."""
     if estimator.standardize == "auto":
         return estimator.module is None
+    if estimator.standardize and len(data.X.shape) > 2:
+        raise ValueError(
+            "standardize must be False or 'auto' where X has more than two axes; got "
+            f"standardize=True and X of shape {data.X.shape}: flatten X, scale it before, or let "
+            "the module do it (nn.BatchNorm2d)."
+        )
     return bool(estimator.standardize)
 
 
@@ -274,13 +280,16 @@ def _examples(
     """Return rows as training takes them; a suffix marks those that are held out."""
     y = data.y if model.y_scaler is None else model.y_scaler.transform(data.y)
     target = head.encode(y)
+    name, x_dtype = "X" + suffix, lane.dtype
+    if model.takes_ids:
+        check_ids(data.X, name)
+        x_dtype = torch.int64
     if lane.reads_files and is_mapped(data.X):
-        X: Any = MappedRows(data.X, model.x_scaler, device, lane.dtype)
+        X: Any = MappedRows(data.X, model.x_scaler, device, x_dtype)
     else:
         X = as_rows(
-            data.X, model.x_scaler, device, lane.dtype, "X" + suffix,
-            may_stay_sparse=lane.multiplies_sparse,
-        )  # fmt: skip
+            data.X, model.x_scaler, device, x_dtype, name, may_stay_sparse=lane.multiplies_sparse
+        )
     # rounded weights would make one of two equal validation scores the better one
     dtype = exact_dtype(device) if suffix else lane.dtype
     return Examples(

@@ -27,6 +27,11 @@ CHUNK_SIZE = 400_000
 MAX_DENSITY = 1 / 4
 
 
+def output_dtype(X: Any) -> str:
+    """Return the name of the dtype in which predictions for X are returned."""
+    return "float32" if X.dtype == np.float32 else "float64"
+
+
 @dataclass(frozen=True)
 class Model(ABC):
     """A network with its head and its scalers: all that prediction needs, trained or not.
@@ -37,7 +42,7 @@ class Model(ABC):
         The head in the unit of the user's y.
     x_scaler, y_scaler : Standardizer or None
     dtype : str
-        dtype of the X that it is fitted to.
+        dtype of its predictions for X of the dtype that it is fitted to.
     device : str
         Where predictions are computed, if it is there.
     """
@@ -47,6 +52,16 @@ class Model(ABC):
     y_scaler: Standardizer | None
     dtype: str
     device: str
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a row of X."""
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether rows are int64."""
+        return False
 
     @property
     @abstractmethod
@@ -106,6 +121,8 @@ class Model(ABC):
         """Return sparse rows, not standardised -> raw outputs, if there is such a way."""
         return None
 
+    #: whether it is a user's, whose X may have any number of axes and any dtype
+    has_module: ClassVar[bool] = False
     #: whether `rescaled` can re-express the network for later scalers
     follows: ClassVar[bool] = False
 
@@ -118,11 +135,12 @@ class Model(ABC):
     def raw(self, X: np.ndarray) -> Tensor:
         """Return raw outputs (n_samples, n_outputs) in y's unit and X's dtype, on the CPU.
 
-        Inputs are standardised in float64.
+        Inputs are standardised in float64. For X that is neither float32 nor float64, as a module
+        may get, outputs are float64.
         """
         parts = self._sparse_parts(X) or self._dense_parts(X)
         raw = parts[0] if len(parts) == 1 else torch.cat(parts)
-        raw = raw.to(DTYPES[X.dtype.name])
+        raw = raw.to(DTYPES[output_dtype(X)])
         if self.y_scaler is not None:
             offset, factor = map(torch.from_numpy, self._raw_affine())
             raw = raw * factor.to(raw.dtype) + offset.to(raw.dtype)
@@ -134,7 +152,7 @@ class Model(ABC):
         predict, dtype = self._predictor(X.dtype, device)
         return [
             predict(torch.from_numpy(self._inputs(X[rows], dtype)).to(device)).cpu()
-            for rows in chunks(X.shape[0], self._n_numbers(X.shape[1]), CHUNK_SIZE)
+            for rows in chunks(X.shape[0], 1, self.rows_at_a_time(CHUNK_SIZE))
         ]
 
     def _sparse_parts(self, X: Any) -> list[Tensor]:
@@ -150,18 +168,18 @@ class Model(ABC):
         X = X.tocsr()
         return [predict(X[rows]) for rows in parts]
 
-    def threads(self, n_rows: int, n_features: int) -> AbstractContextManager[None]:
+    def threads(self, n_rows: int) -> AbstractContextManager[None]:
         """Return a context with as many of torch's threads as pay for predicting these rows."""
-        n_rows = min(n_rows, max(1, CHUNK_SIZE // self._n_numbers(n_features)))
+        n_rows = min(n_rows, self.rows_at_a_time(CHUNK_SIZE))
         return threads_for(n_rows * self.n_multiply_adds, self._device())
 
     def _device(self) -> torch.device:
         there = self.device == "cpu" or self.device in available_devices()
         return torch.device(self.device if there else "cpu")
 
-    def _n_numbers(self, n_features: int) -> int:
-        """Return how many numbers a row fills in the widest of all layers."""
-        return max(self.widest, n_features)
+    def rows_at_a_time(self, size: int) -> int:
+        """Return how many rows fill the widest of all layers with `size` numbers."""
+        return max(1, size // max(self.widest, math.prod(self.input_shape)))
 
     def _inputs(self, X: Any, dtype: np.dtype) -> np.ndarray:
         """Return dense, standardised and writable inputs."""
@@ -197,6 +215,11 @@ class MLPModel(Model):
     flat: np.ndarray
 
     follows = True
+
+    @property
+    def input_shape(self) -> tuple[int]:
+        """The number of features."""
+        return (self.spec.layer_sizes[0],)
 
     @property
     def n_layers(self) -> int:

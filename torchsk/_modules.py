@@ -2,31 +2,41 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from torchsk._heads import Head
-from torchsk._models import Model
+from torchsk._models import Model, output_dtype
 from torchsk._runtime import seeded_torch
 
 # with fewer rows torch takes other kernels, which round differently: a row would not be predicted
 # alone as it is among others
 MIN_ROWS = 16
+#: rows that fit into memory whatever becomes of them: an embedding or a recurrent layer may make
+#: hundreds of numbers of one
+MAX_ROWS = 1000
 
 
-def build_module(module: Any, params: dict | None, n_features: int, n_outputs: int) -> nn.Module:
+def build_module(
+    module: Any, params: dict | None, input_shape: tuple[int, ...], n_outputs: int
+) -> nn.Module:
     """Return a module of the user's own: a copy of an instance, else what the callable returns.
 
-    A parameter called n_features or n_outputs is passed by name. A callable without these gets
-    `params` alone if that is enough for it, else ``(n_features, n_outputs, **params)``.
+    A parameter called n_features, input_shape or n_outputs is passed by name. A callable without
+    these gets `params` alone if that is enough for it, else ``(n_features, n_outputs, **params)``.
+    Rows of several axes have an input_shape, but no n_features.
     """
     if isinstance(module, nn.Module):
         if params:
@@ -36,9 +46,15 @@ def build_module(module: Any, params: dict | None, n_features: int, n_outputs: i
             )
         return copy.deepcopy(_with_parameters(module))
     signature, params = inspect.signature(module), params or {}
-    sizes = {"n_features": n_features, "n_outputs": n_outputs}
+    sizes = {"n_features": input_shape[0], "input_shape": input_shape, "n_outputs": n_outputs}
     named = {name: size for name, size in sizes.items() if name in signature.parameters}
-    args = () if named or _accepts(signature, params) else (n_features, n_outputs)
+    args = () if named or _accepts(signature, params) else (input_shape[0], n_outputs)
+    if len(input_shape) > 1 and (args or "n_features" in named.keys() - params.keys()):
+        raise ValueError(
+            "module must take input_shape (and n_outputs) by name where X has more than two axes, "
+            "for there is no n_features: or flatten X; got rows of shape "
+            f"{input_shape} and module={module!r}."
+        )
     built = module(*args, **(named | params))
     if not isinstance(built, nn.Module):
         raise TypeError(f"module must return an nn.Module; got {type(built).__name__}.")
@@ -59,10 +75,51 @@ def _accepts(signature: inspect.Signature, params: dict) -> bool:
     return True
 
 
+def takes_ids(module: nn.Module, X: Any) -> bool:
+    """Return whether a module refuses float32 rows of integer X, and takes int64 ones.
+
+    What is asked is a copy, in eval mode and with generators of its own: nothing is left behind.
+    """
+    if X.dtype.kind not in "iu":
+        return False
+    rows = X[:2].toarray() if issparse(X) else X[:2]
+    integers = torch.from_numpy(np.array(rows, dtype=np.int64))
+    asked = copy.deepcopy(module).to("cpu", torch.float32).eval()
+    with seeded_torch(0), _kept_generators(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if _refusal(asked, integers.float()) is None:
+            return False
+        # an id too large is no matter of the dtype
+        return isinstance(_refusal(asked, integers), IndexError | NoneType)
+
+
+def _refusal(module: nn.Module, rows: Tensor) -> Exception | None:
+    """Return the error that a module raises for some rows."""
+    try:
+        module(rows)
+    except Exception as error:  # whatever the user's module raises
+        return error
+    return None
+
+
+@contextmanager
+def _kept_generators() -> Iterator[None]:
+    """Leave numpy's and Python's global generators as they were."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+
+
 def as_raw(output: Any, head: Head, n_samples: int) -> Tensor:
     """Return a module's output as raw outputs (n_samples, n_outputs), or raise if it cannot be."""
     if not isinstance(output, Tensor):
-        raise TypeError(f"module must return a tensor; got {type(output).__name__}.")
+        raise TypeError(
+            f"module must return a tensor; got {type(output).__name__}. Of nn.LSTM's (output, "
+            "state), say, return a linear layer of output[:, -1]."
+        )
     if output.ndim == 1 and head.n_outputs == 1:
         output = output.unsqueeze(1)
     if output.shape[:1] != (n_samples,):
@@ -84,10 +141,17 @@ class ModuleModel(Model):
     ----------
     holder : object
         What has the module as `module_`: the net that trained it.
+    shape : tuple of int
+        Shape of a row of X.
+    ids : bool
+        Whether rows are int64: ids to look up in an embedding.
     """
 
     holder: Any
+    shape: tuple[int, ...]
+    ids: bool
 
+    has_module = True
     n_layers = None
 
     @classmethod
@@ -95,24 +159,35 @@ class ModuleModel(Model):
         cls,
         module: Any,
         params: dict | None,
-        n_features: int,
+        X: Any,
         head: Head,
         rng: np.random.RandomState,
         before: Model | None,
-        dtype: str,
         device: str,
     ) -> "ModuleModel":
         """Return the module before its first epoch, or as it was left `before`."""
         if before is None:
+            shape = X.shape[1:]
             with seeded_torch(int(rng.randint(2**31 - 1))):
-                built = build_module(module, params, n_features, head.n_outputs)
-            return cls(head, None, None, dtype, device, SimpleNamespace(module_=built))
+                built = build_module(module, params, shape, head.n_outputs)
+            holder, is_ids = SimpleNamespace(module_=built), takes_ids(built, X)
+            return cls(head, None, None, output_dtype(X), device, holder, shape, is_ids)
         if not isinstance(before, ModuleModel) or before.head.n_outputs != head.n_outputs:
             raise ValueError(
                 "module and the number of outputs must be those of the fitted model to train on; "
                 f"got module={module!r} with {head.n_outputs} outputs."
             )
         return replace(before, head=head, device=device)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a row of X."""
+        return self.shape
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether rows are int64, as was decided at the first fit."""
+        return self.ids
 
     @property
     def mixes_rows(self) -> bool:
@@ -123,6 +198,11 @@ class ModuleModel(Model):
     def widest(self) -> int:
         """Ten numbers per row: a guess."""
         return 10
+
+    def rows_at_a_time(self, size: int) -> int:
+        """Return how many rows to predict at once; rows of images and ids grow on their way."""
+        n_rows = max(MIN_ROWS, super().rows_at_a_time(size))
+        return min(n_rows, MAX_ROWS) if self.takes_ids or len(self.input_shape) > 1 else n_rows
 
     def trainable(self) -> nn.Module:
         """Return a copy of the module."""
@@ -154,10 +234,10 @@ class ModuleModel(Model):
         @torch.no_grad()
         def predict(X: Tensor) -> Tensor:
             n_missing = max(0, MIN_ROWS - len(X))
-            padded = torch.cat([X, X[-1:].expand(n_missing, -1)])
+            padded = torch.cat([X, X[-1:].expand(n_missing, *self.input_shape)]).contiguous()
             return as_raw(module(padded), self.head, len(padded))[: len(X)]
 
-        return predict, np.dtype(np.float32)
+        return predict, np.dtype(np.int64 if self.takes_ids else np.float32)
 
 
 class _Affine(nn.Module):

@@ -127,7 +127,9 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         Your own network instead of the built-in one, trained by skorch. An instance is copied,
         never trained in place. A class or function is called as
         ``module(n_features, n_outputs, **module_params)``; one that takes neither is called
-        with `module_params` alone.
+        with `module_params` alone. One that names `input_shape` is told ``X.shape[1:]``, which may
+        have any number of axes. Rows arrive in float32; integers too, unless the module refuses a
+        float32 row and takes an int64 one (ids into an nn.Embedding) at the first fit.
 
     module_params : dict, default=None
         Keyword arguments of `module`.
@@ -147,6 +149,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         Whether inputs (and targets, where the loss allows it) are centred and scaled with the
         (weighted) statistics of the first fit; in `partial_fit` of the built-in network these
         follow the stream. Sparse inputs are scaled only. "auto" is True, and False with `module`.
+        X of more than two axes cannot be standardised.
 
     scoring : str, callable or None, default="loss"
         What early stopping watches: "loss" is the loss of the held-out rows, None the score of the
@@ -168,7 +171,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
     Attributes
     ----------
     n_features_in_ : int
-        Number of features.
+        Number of features: ``X.shape[1]``, whatever the number of axes.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string column names.
@@ -334,8 +337,10 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training data; also a pandas or polars DataFrame, a memmap or a torch tensor.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
+            Training data; also a pandas or polars DataFrame, a memmap or a torch tensor. With
+            `module` of any shape beyond the first axis: images, sequences, token ids.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Target values.
@@ -367,7 +372,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             Training data.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -388,7 +394,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             The rows to predict.
 
         return_std : bool, default=False
@@ -417,7 +424,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or (n_samples, ...) with \
+                `module`
             Test rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -432,7 +440,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
             At most 1, averaged over outputs and quantiles.
         """
         prediction = self.predict(X)
-        return self._fitted.model.head.score_prediction(as_numpy(y), prediction, sample_weight)
+        y, sample_weight = as_numpy(y), as_numpy(sample_weight)
+        return self._fitted.model.head.score_prediction(y, prediction, sample_weight)
 
     def _learn(self, y, before, incremental):
         return Numbers.learn(y)

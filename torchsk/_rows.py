@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from torchsk._data import RowsOf, check_weights, chunks
+from torchsk._data import RowsOf, check_weights, chunks, row_size
 from torchsk._standardizer import Standardizer
 
 # training passes over zeros where there are many: a product takes longer for an entry than a dense
@@ -18,16 +18,16 @@ MAX_DENSITY, MIN_COLUMNS = 1 / 16, 512
 
 
 class DenseRows:
-    """Rows of float features in one tensor (n_rows, n_features) on the device."""
+    """Rows in one tensor (n_rows, ...) on the device: n_features numbers in each."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
-        self.n_rows, self.n_features = tensor.shape
+        self.n_rows, self.n_features = len(tensor), row_size(tensor)
         #: numbers that a row holds
         self.row_size = self.n_features
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the rows of a (device) index as a dense tensor."""
+        """Return the rows of a (device) index."""
         return torch.index_select(self.tensor, 0, index, out=out)
 
     def part(self, rows: slice) -> Tensor:
@@ -104,7 +104,7 @@ class MappedRows:
         self.X: np.ndarray = X.array if isinstance(X, RowsOf) else X
         self.index = X.index if isinstance(X, RowsOf) else None
         self.scaler, self.device, self.dtype = scaler, device, dtype
-        self.n_rows, self.n_features = X.shape
+        self.n_rows, self.n_features = X.shape[0], row_size(X)
         self.row_size = self.n_features
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
@@ -138,8 +138,8 @@ class Examples:
 
     Parameters
     ----------
-    X : Rows of shape (n_rows, n_features)
-        Standardised features.
+    X : Rows of shape (n_rows, ...)
+        Standardised features, or what a module takes.
     target : Tensor of shape (n_rows, n_columns)
         y as the head has encoded it.
     weight : Tensor of shape (n_rows,) or None
@@ -175,7 +175,7 @@ def as_rows(
     *,
     may_stay_sparse: bool = False,
 ) -> Rows:
-    """Return X (n_samples, n_columns), standardised in float64 and then cast, on the device."""
+    """Return X (n_samples, ...), standardised in float64 and then cast, on the device."""
     if not sp.issparse(X):
         return DenseRows(as_tensor(X, scaler, device, dtype, name))
     matrix = X.tocsr()
@@ -207,7 +207,7 @@ def as_tensor(
     out = torch.empty(X.shape, dtype=dtype, device="cpu")
     array = out.numpy()
     with np.errstate(over="ignore"):
-        for rows in chunks(*X.shape):
+        for rows in chunks(len(array), row_size(array)):
             array[rows] = X[rows] if scaler is None else scaler.transform(X[rows])
     _check_range(array, name)
     return out.to(device)
@@ -221,12 +221,12 @@ def as_weight(weight: np.ndarray, device: torch.device, dtype: torch.dtype) -> T
 
 def _check_range(array: np.ndarray, name: str) -> None:
     """Raise when a cast to float32 made values infinite."""
-    for rows in chunks(len(array), array[:1].size):
+    for rows in chunks(len(array), row_size(array)):
         # a sum is finite if all its terms are; the reverse may fail by overflow, so look again
         with np.errstate(over="ignore", invalid="ignore"):
             total = array[rows].sum(dtype=np.float64)
         if not np.isfinite(total) and not np.isfinite(array[rows]).all():
+            ways = "scale it" if array.ndim > 2 else "scale it, or use standardize=True"
             raise ValueError(
-                f"{name} must be finite and within the range of {array.dtype} (about 3e38); "
-                f"scale it, or use standardize=True."
+                f"{name} must be finite and within the range of {array.dtype} (about 3e38); {ways}."
             )

@@ -67,7 +67,8 @@ rooms = [
     room("top", 2, 20, 880, "_base", "both estimators: check, hand over, keep what is fitted"),
     room("top", 3, 20, 320, "_fitting", "from checked rows to one job"),
     room("middle", 3, 380, 260, "_stacking", "the joblib backend: fits meet"),
-    room("top", 3, 680, 220, "_targets", "what y means:", "Labels, Numbers"),
+    room("top", 3, 660, 110, "_inputs", "what X may be"),
+    room("top", 3, 785, 115, "_targets", "what y means:", "Labels, Numbers"),
     room("middle", 4, 20, 250, "_skorch", "the lane of skorch"),
     room("middle", 5, 200, 480, "_training", "jobs, runs, the lanes of stacks and of lbfgs"),
     room("middle", 6, 20, 130, "_optimizers", "update rules as", "torch's own"),
@@ -97,11 +98,13 @@ rooms = [
     down(460, 1, 2),
     down(180, 2, 3),  # _base
     down(510, 2, 3),
-    down(790, 2, 3),
+    down(715, 2, 3),
+    down(842, 2, 3),
     down(145, 3, 4),  # _fitting
     down(305, 3, 5),
     down(510, 3, 5),  # _stacking
-    down(860, 3, 10),  # _targets
+    arrow((715, TOPS[3] + HEIGHT), (715, TOPS[4]), (840, TOPS[4]), (840, TOPS[10])),  # _inputs
+    down(870, 3, 10),  # _targets
     down(85, 4, 6),  # _skorch
     down(182, 4, 6),
     down(235, 4, 5),

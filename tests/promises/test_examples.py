@@ -117,6 +117,22 @@ def test_own_module(run):
     assert linear[99] == pytest.approx([*best.coef_, best.intercept_], abs=2e-3)
 
 
+def test_images(run):
+    scores = run("plot_images")["scores"]
+    assert len(scores["convolutional"]) == 5
+    assert scores["convolutional"].mean() > 0.98
+    assert scores["convolutional"].mean() > scores["built-in, flattened"].mean()
+
+
+def test_sequences(run):
+    seen = run("plot_sequences")
+    scores, accuracies = seen["scores"], seen["accuracies"]
+    assert scores["convolutional"][-1] > 0.95
+    assert max(scores["built-in, flattened"]) < seen["large_score"] < scores["convolutional"][0]
+    assert accuracies["backwards"] < 0.05
+    assert accuracies["in random order"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_two_features(run):
     seen = run("plot_two_features")
     table = seen["table"]

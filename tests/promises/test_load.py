@@ -229,6 +229,46 @@ def test_a_memory_map_is_held_once_in_float32(size, tmp_path):
     assert report["score"] > 0.5
 
 
+IMAGES = """
+    import json, resource, sys, warnings
+    import numpy as np, torch
+    from torch import nn
+    from torchsk import TorchClassifier
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def small(n_outputs):
+        convolution = nn.Conv2d(1, 4, 3, stride=2)
+        return nn.Sequential(nn.Flatten(0, 0), convolution, nn.Flatten(), nn.LazyLinear(n_outputs))
+
+    n = int(sys.argv[1])
+    rng = np.random.RandomState(0)
+    y = rng.randint(0, 10, n)
+    X = rng.randint(0, 256, (n, 1, 28, 28), dtype=np.uint8)
+    net = TorchClassifier(module=small, max_iter=1, batch_size=200, learning_rate_init=1e-4)
+    net.fit(X[:4000], y[:4000]).predict_proba(X[:4000])
+    start = peak()
+    net.predict_proba(X)
+    predicted = peak()
+    net.fit(X, y)
+    print(json.dumps({"predict": predicted - start, "fit": peak() - start, "copy": 4 * X.size}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes")
+@pytest.mark.parametrize("n_rows", [20_000, pytest.param(60_000, marks=LARGE)])
+def test_images_are_held_once_in_float32(n_rows):
+    report = run(IMAGES, n_rows)
+    print(report)
+    assert report["fit"] < 1.2 * report["copy"]
+    # ten probabilities in float64, a few times, and a chunk
+    assert report["predict"] < 0.1 * report["copy"] + 20 * MB
+
+
 LBFGS = """
     import json, sys, warnings
     import numpy as np, torch

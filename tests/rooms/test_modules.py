@@ -49,7 +49,7 @@ def test_how_a_module_is_called():
             super().__init__(n_features, width)
 
     def shape(module, params=None):
-        return build_module(module, params, 4, 3).weight.shape
+        return build_module(module, params, (4,), 3).weight.shape
 
     assert shape(lambda n_in, n_out: nn.Linear(n_in, n_out)) == (3, 4)
     assert shape(lambda n_outputs, n_features: nn.Linear(n_features, n_outputs)) == (3, 4)
@@ -58,11 +58,11 @@ def test_how_a_module_is_called():
     assert shape(OnlyFeatures, {"width": 5}) == (5, 4)
     assert shape(nn.Linear, {"bias": False}) == (3, 4)
     instance = nn.Linear(2, 2)
-    assert build_module(instance, None, 4, 3) is not instance
+    assert build_module(instance, None, (4,), 3) is not instance
     with pytest.raises(ValueError, match="module_params must be None"):
-        build_module(instance, {"bias": True}, 4, 3)
+        build_module(instance, {"bias": True}, (4,), 3)
     with pytest.raises(TypeError, match="must return an nn.Module"):
-        build_module(lambda n_in, n_out: 3, None, 4, 3)
+        build_module(lambda n_in, n_out: 3, None, (4,), 3)
 
 
 def test_embedding_of_an_integer_column():

@@ -27,8 +27,9 @@ class Batches(Dataset):
         weight: Tensor | None = None,
         rng: np.random.RandomState | None = None,
         sizes: np.ndarray | None = None,
+        dtype: type = np.float32,
     ):
-        self.rows = X if hasattr(X, "n_rows") else DenseRows(torch.tensor(np.float32(X)))
+        self.rows = X if hasattr(X, "n_rows") else DenseRows(torch.tensor(np.asarray(X, dtype)))
         self.X, self.y, self.target, self.weight = X, y, target, weight
         #: rows of each batch of an epoch, if they are given
         self.rng, self.sizes = rng, sizes

@@ -1,0 +1,90 @@
+"""X and y as they are given, checked as scikit-learn does; for a module X has any shape."""
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.base import is_classifier
+from sklearn.utils.validation import validate_data
+
+from torchsk._data import as_floats, as_numpy, as_table
+
+#: dtypes in which the built-in network takes X; what has another becomes float64
+FLOATS = (np.float64, np.float32)
+#: those in which a module does: its rows are cast as they are taken
+NUMBERS = (
+    *FLOATS, np.float16, np.bool_, np.uint8, np.uint16, np.uint32, np.uint64,
+    np.int8, np.int16, np.int32, np.int64,
+)  # fmt: skip
+
+
+def check_inputs(
+    estimator: Any, X: Any, *y: Any, has_module: bool, shape: tuple[int, ...] | None = None
+) -> Any:
+    """Return X (n_samples, *shape), or (X, y) if there is y, as scikit-learn checks them.
+
+    Parameters
+    ----------
+    estimator : TorchClassifier or TorchRegressor
+        It gets `n_features_in_` where no shape is given, or is asked for it.
+    X : array-like, tensor or sparse matrix
+        A list of rows may hold arrays or tensors.
+    y : array-like
+    has_module : bool
+        Whether X is for a module, which takes any number of axes, and numbers of any dtype.
+    shape : tuple of int, optional
+        The shape that a row must have.
+    """
+    X = as_table(X)
+    if has_module and isinstance(X, list | tuple):
+        X = np.asarray([as_numpy(row) for row in X])
+    _check_axes(X, has_module, shape)
+    checked = validate_data(
+        estimator,
+        X,
+        *map(as_numpy, y),
+        accept_sparse=["csr", "csc"],
+        dtype=NUMBERS if has_module else FLOATS,
+        allow_nd=has_module,
+        reset=shape is None,
+        **({"multi_output": True, "y_numeric": not is_classifier(estimator)} if y else {}),
+    )
+    if has_module:
+        return checked
+    return (as_floats(checked[0]), checked[1]) if y else as_floats(checked)
+
+
+def check_ids(X: Any, name: str = "X") -> None:
+    """Raise unless X holds integers, where a module takes ids."""
+    if X.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must hold integers, for the module takes ids: at the first fit it refused a "
+            f"float32 row and took an int64 one; got {name} of dtype {X.dtype}. Give "
+            f"{name}.astype(int)."
+        )
+
+
+def _check_axes(X: Any, has_module: bool, shape: tuple[int, ...] | None) -> None:
+    """Raise if X has more than two axes where it must not, or rows of another shape.
+
+    Tables are left to scikit-learn, which has words of its own for them.
+    """
+    given = tuple(getattr(X, "shape", ()))
+    if len(given) <= 2 and (shape is None or len(shape) <= 1 or len(given) < 2):
+        return
+    if issparse(X) and len(given) > 2:
+        raise ValueError(
+            f"X must be an array where it has more than two axes; got a sparse X of shape {given}: "
+            "flatten X, or give X.toarray()."
+        )
+    if shape is not None and given[1:] != shape:
+        wanted = ", ".join(map(str, ("n_samples", *shape)))
+        way = "reshape X" if has_module else "flatten X, or give a module"
+        raise ValueError(
+            f"X must have the shape ({wanted}), as at the first fit; got the shape {given}: {way}."
+        )
+    if not has_module:
+        raise ValueError(
+            "X must have two axes, (n_samples, n_features), for the built-in network; got the "
+            f"shape {given}: flatten X, X.reshape(len(X), -1), or give a module."
+        )
