@@ -28,7 +28,7 @@ CASES = {
     "5000x1000, 20 entries a row (100)": (5000, 1000, 20, 100),
     "2000x200, 8 entries a row (100)": (2000, 200, 8, 100),
 }
-SHORT, LONG = 2, 5
+SHORT, LONG = 1, 3
 
 
 def draw(name):
@@ -95,7 +95,7 @@ def peak(name, side):
 
 def main():
     """Measure, print and save."""
-    arguments = parse_arguments(__doc__.splitlines()[0], n_runs=5)
+    arguments = parse_arguments(__doc__.splitlines()[0], n_runs=3)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     before, results, rows = machine(), {}, []
