@@ -18,7 +18,7 @@ from torchsk import _stacking
 from torchsk._data import Data, as_numpy, check_weights
 from torchsk._fitting import make_job
 from torchsk._heads import Head, make_head
-from torchsk._inputs import check_ids, check_inputs
+from torchsk._inputs import check_ids, check_inputs, held_out_names
 from torchsk._models import Fitted, Model, output_dtype
 from torchsk._parameters import PARAMETER_CONSTRAINTS, Settings
 from torchsk._sklearn_compat import CALLBACK_STATE, callback_tasks, check_weight
@@ -125,13 +125,11 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError("X_val and y_val must be given together; got only one of them.")
         if X_val is None:
             return None
-        try:
-            has_module = self.module is not None
+        has_module = self.module is not None
+        with held_out_names("X_val and y_val"):
             X_val, y_val = check_inputs(self, X_val, y_val, has_module=has_module, shape=shape)
+        with held_out_names("y_val"):
             return Data(X_val, targets.encode(y_val), None)
-        except ValueError as error:
-            error.add_note("X and y are X_val and y_val here.")
-            raise
 
     def _check_weights(self, weight: np.ndarray | None, head: Head) -> None:
         """Raise unless training can divide by the sum of the weights, and the head knows them."""
@@ -240,7 +238,9 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _fitted_model(self, name: str) -> Model:
         if not hasattr(self, "_fitted"):
-            raise AttributeError(f"{type(self).__name__} is not fitted yet, so it has no {name}.")
+            raise AttributeError(
+                f"{type(self).__name__} is not fitted yet: call fit before {name}."
+            )
         return self._fitted.model
 
     # pickle and copy ask for __reduce_ex__ first; skops takes __getstate__ itself
@@ -261,7 +261,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _has_epochs(self) -> bool:
         if not lane_of(self.solver).has_epochs:
             raise AttributeError(
-                f"partial_fit is only available for stochastic solvers; got solver={self.solver!r}."
+                f"solver={self.solver!r} has no epochs. Use fit, or a stochastic solver such as "
+                "'sgd' or 'adam'."
             )
         return True
 

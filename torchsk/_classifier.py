@@ -2,11 +2,15 @@
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.metaestimators import available_if
 
 from torchsk._base import BaseTorchMLP
 from torchsk._data import as_numpy
-from torchsk._sklearn_compat import StrOptions, check_partial_fit_first_call, fit_context
+from torchsk._sklearn_compat import (
+    StrOptions,
+    available_if,
+    check_partial_fit_first_call,
+    fit_context,
+)
 from torchsk._targets import Labels
 
 
@@ -520,7 +524,11 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
     def _check_proba(self):
         if hasattr(self, "_fitted") and not self._fitted.model.head.has_proba:
-            raise AttributeError(f"predict_proba is not available with loss={self.loss!r}.")
+            raise AttributeError(
+                f"loss={self.loss!r} gives margins, which are no probabilities. Use "
+                "decision_function, another loss such as 'log_loss', or scikit-learn's "
+                "CalibratedClassifierCV."
+            )
         return True
 
     def __sklearn_tags__(self):

@@ -20,7 +20,7 @@ from torchsk._mlp import Reexpression, draw_weights
 from torchsk._models import Fitted, MLPModel, Model, output_dtype
 from torchsk._modules import ModuleModel
 from torchsk._optimizers import class_of
-from torchsk._parameters import Settings, make_spec
+from torchsk._parameters import Settings, check_scoring_name, make_spec
 from torchsk._rows import Examples, MappedRows, as_rows, as_tensor, as_weight
 from torchsk._runtime import exact_dtype, resolve_device
 from torchsk._schedules import make_schedule
@@ -58,6 +58,7 @@ def make_job(
     incremental : bool
         Whether this is a call of partial_fit: one epoch of a run that has no end.
     """
+    check_scoring_name(estimator.scoring)
     device, lane = resolve_device(estimator.device), choose_lane(estimator, targets)
     if exact_dtype(device) != torch.float64 and lane.dtype == torch.float64:
         raise ValueError(
@@ -323,6 +324,12 @@ def _score(
 
     def score(trained: Model) -> float:
         fitted._fitted = Fitted(trained, targets, progress)
-        return scorer(fitted, X, y, **weights)
+        try:
+            return scorer(fitted, X, y, **weights)
+        except ValueError as error:
+            raise ValueError(
+                "scoring must be 'loss', None or a scorer that fits this y and loss; "
+                f"got scoring={estimator.scoring!r}, which says: {error}"
+            ) from error
 
     return score

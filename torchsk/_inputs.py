@@ -1,5 +1,8 @@
 """X and y as they are given, checked as scikit-learn does; for a module X has any shape."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,9 @@ NUMBERS = (
     *FLOATS, np.float16, np.bool_, np.uint8, np.uint16, np.uint32, np.uint64,
     np.int8, np.int16, np.int32, np.int64,
 )  # fmt: skip
+
+#: X and y as words of a message, not as labels ('y') and names of columns (- y)
+X_OR_Y = re.compile(r"(?<![\w'\"])(?<!- )[Xy](?![\w'\"])")
 
 
 def check_inputs(
@@ -39,19 +45,41 @@ def check_inputs(
     if has_module and isinstance(X, list | tuple):
         X = np.asarray([as_numpy(row) for row in X])
     _check_axes(X, has_module, shape)
-    checked = validate_data(
-        estimator,
-        X,
-        *map(as_numpy, y),
-        accept_sparse=["csr", "csc"],
-        dtype=NUMBERS if has_module else FLOATS,
-        allow_nd=has_module,
-        reset=shape is None,
-        **({"multi_output": True, "y_numeric": not is_classifier(estimator)} if y else {}),
-    )
+    try:
+        checked = validate_data(
+            estimator,
+            X,
+            *map(as_numpy, y),
+            accept_sparse=["csr", "csc"],
+            dtype=NUMBERS if has_module else FLOATS,
+            allow_nd=has_module,
+            reset=shape is None,
+            **({"multi_output": True, "y_numeric": not is_classifier(estimator)} if y else {}),
+        )
+    except ValueError as error:
+        if "convert string to float" in str(error):
+            what = "X" if is_classifier(estimator) or not y else "X and y"
+            error.args = (
+                f"{what} must hold numbers; {error}: encode strings first, columns of X with a "
+                "OneHotEncoder or OrdinalEncoder in a pipeline.",
+            )
+        raise
     if has_module:
         return checked
     return (as_floats(checked[0]), checked[1]) if y else as_floats(checked)
+
+
+@contextmanager
+def held_out_names(names: str) -> Iterator[None]:
+    """Have errors about X and y speak of X_val and y_val; those that name neither begin so."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if len(error.args) == 1:
+            message = X_OR_Y.sub(r"\g<0>_val", str(error))
+            is_named = "X_val" in message or "y_val" in message
+            error.args = (message if is_named else f"{names}: {message}",)
+        raise
 
 
 def check_ids(X: Any, name: str = "X") -> None:

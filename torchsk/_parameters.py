@@ -1,5 +1,6 @@
 """The parameters of the estimators: what each may be, and what it means in numbers."""
 
+import difflib
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ PARAMETER_CONSTRAINTS: dict = {
     "momentum": [Interval(numbers.Real, 0, 1, closed="both")],
     "nesterovs_momentum": ["boolean"],
     "early_stopping": ["boolean"],
-    "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
+    "scoring": [str, callable, None],  # of a name that is unknown check_scoring_name speaks
     "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
     "beta_1": [Interval(numbers.Real, 0, 1, closed="left")],
     "beta_2": [Interval(numbers.Real, 0, 1, closed="left")],
@@ -69,6 +70,19 @@ PARAMETER_CONSTRAINTS: dict = {
     "device": [str, torch.device],
     "skorch_callbacks": [list, tuple, None],
 }  # fmt: skip
+
+
+def check_scoring_name(scoring: Any) -> None:
+    """Raise if it is the name of no scorer; there are too many to list, so of those like it."""
+    names = ["loss", *get_scorer_names()]
+    if not isinstance(scoring, str) or scoring in names:
+        return
+    alike = " or ".join(map(repr, difflib.get_close_matches(scoring, names)))
+    ways = f"Did you mean {alike}?" if alike else "sklearn.metrics.get_scorer_names() lists them."
+    raise ValueError(
+        "scoring must be 'loss', None, a callable or the name of a scorer of scikit-learn; "
+        f"got scoring={scoring!r}. {ways}"
+    )
 
 
 @dataclass(frozen=True)

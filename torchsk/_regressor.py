@@ -1,11 +1,10 @@
 """TorchRegressor."""
 
 from sklearn.base import RegressorMixin
-from sklearn.utils.metaestimators import available_if
 
 from torchsk._base import BaseTorchMLP
 from torchsk._data import as_numpy
-from torchsk._sklearn_compat import fit_context
+from torchsk._sklearn_compat import available_if, fit_context
 from torchsk._targets import Numbers
 
 

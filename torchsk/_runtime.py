@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -13,6 +13,12 @@ import torch
 
 #: kinds of device that have no float64
 FLOAT32_ONLY = {"mps"}
+
+#: kind of device -> (what torch calls it, whether this torch was built with it)
+BUILDS: dict[str, tuple[str, Callable[[], bool]]] = {
+    "cuda": ("CUDA", torch.backends.cuda.is_built),
+    "mps": ("MPS (macOS only)", torch.backends.mps.is_built),
+}
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
@@ -35,8 +41,25 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if str(device) == "auto":
         return torch.device(names[1] if len(names) > 1 else "cpu")
     if str(device) not in names:
-        raise ValueError(f"device must be one of {['auto', *names]}; got device={str(device)!r}.")
+        raise ValueError(
+            f"device must be one of {['auto', *names]}; got device={str(device)!r}."
+            f"{_why_absent(str(device))}"
+        )
     return torch.device(device)
+
+
+def _why_absent(device: str) -> str:
+    """Return why torch has no device of this kind here, and what to do."""
+    kind = device.partition(":")[0]
+    if kind not in BUILDS or kind in available_devices():
+        return ""
+    name, is_built = BUILDS[kind]
+    if is_built():
+        return f" This torch ({torch.__version__}) has {name}, but finds no such device."
+    return (
+        f" This torch ({torch.__version__}) was built without {name}: install a build that has it "
+        "(https://pytorch.org/get-started/locally), or use device='auto'."
+    )
 
 
 # -- memory ----------------------------------------------------------------------------------------

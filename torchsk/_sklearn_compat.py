@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import _fit_context as fit_context
+from sklearn.utils._available_if import _AvailableIfDescriptor
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight
@@ -14,6 +15,7 @@ __all__ = [
     "Interval",
     "Options",
     "StrOptions",
+    "available_if",
     "callback_tasks",
     "check_partial_fit_first_call",
     "check_weight",
@@ -22,6 +24,21 @@ __all__ = [
 
 #: attributes that scikit-learn keeps on an estimator while its callbacks run
 CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+
+
+class _AvailableIf(_AvailableIfDescriptor):
+    """scikit-learn's, with the reason in the message itself: what people read is its last line."""
+
+    def _check(self, obj: Any, owner: type) -> None:
+        try:
+            super()._check(obj, owner)
+        except AttributeError as error:
+            raise AttributeError(f"{error}: {error.__cause__}") from None
+
+
+def available_if(check: Callable[[Any], bool]) -> Callable[[Callable], Any]:
+    """Make a method available where check(estimator) does not raise an error, which says why."""
+    return lambda method: _AvailableIf(method, check, attribute_name=method.__name__)
 
 
 def check_weight(sample_weight: Any, X: Any) -> np.ndarray:

@@ -47,7 +47,10 @@ class UpdateRule(ABC):
     #: whether scikit-learn's own schedules (invscaling, adaptive) apply
     scheduled: ClassVar[bool] = False
     #: what to try when training has not converged, behind scikit-learn's words
-    advice: ClassVar[str] = ""
+    advice: ClassVar[str] = (
+        "Raise max_iter or learning_rate_init, or use learning_rate='onecycle', which comes to "
+        "rest within max_iter epochs."
+    )
 
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         self.values = {name: np.array(values[name]) for name in self.hyper_parameters}
@@ -87,7 +90,7 @@ class SGD(UpdateRule):
     peak_rate = 0.2
     default_max_grad_norm = 1.0
     scheduled = True
-    advice = " Raise max_iter or learning_rate_init, or try solver='adam'."
+    advice = f"{UpdateRule.advice[:-1]}, or solver='adam'."
 
     def step_(
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor

@@ -74,8 +74,10 @@ class Numbers(Targets):
         """Return y in columns."""
         if hasattr(y, "toarray"):
             raise TypeError("y must be dense, not sparse: use y.toarray().")
-        if y.dtype.kind in "mM":
-            raise ValueError(f"y must hold numbers; got y of the type {y.dtype}.")
+        if y.dtype.kind not in "biuf":
+            raise ValueError(
+                f"y must hold numbers (labels are for TorchClassifier); got y of dtype {y.dtype}."
+            )
         return y.reshape(len(y), -1).astype(np.float64)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
@@ -128,7 +130,7 @@ class Labels(Targets):
         if not seen <= known:
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes}. "
-                f"'y' has {classes}."
+                f"`y` has {classes}."
             )
         problem = _problem(y, self.classes)
         if problem != self.problem:
@@ -239,7 +241,9 @@ def _as_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
         check_classification_targets(y)
     except ValueError as error:
         if y.dtype == object:
-            error.add_note("y is an array of objects: use y.astype(bool), .astype(int) or so.")
+            error.args = (
+                f"{error} y is an array of objects: use y.astype(bool), .astype(int) or so.",
+            )
         raise
     y = y.toarray() if hasattr(y, "toarray") else y
     if y.ndim == 2 and y.shape[1] == 1:

@@ -221,7 +221,7 @@ def test_times_are_no_numbers(column):
     for X in tables:
         with pytest.raises(ValueError, match="X must hold numbers; got columns of"):
             Classifier().fit(X, y)
-        with pytest.raises(ValueError, match="X must hold numbers"):
+        with pytest.raises(ValueError, match="X_val must hold numbers"):
             Regressor().fit(np.eye(40)[:, : X.shape[1]], y, X_val=X, y_val=y)
 
 
@@ -341,9 +341,9 @@ def test_labels_in_every_container(make, digits):
 
 
 def test_labels_that_are_objects_say_what_to_do(iris):
-    with pytest.raises(ValueError, match="Unknown label type: unknown") as caught:
+    message = r"Unknown label type: unknown.*y is an array of objects: use y\.astype\(bool\)"
+    with pytest.raises(ValueError, match=message):
         Classifier().fit(iris[0], iris[1].astype(object))
-    assert "y is an array of objects: use y.astype(bool)" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("key", [np.int8, np.float64, np.bool_, bool, float])

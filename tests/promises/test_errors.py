@@ -1,15 +1,24 @@
 """Errors name the argument, and a fit that fails loses nothing."""
 
 import pickle
+import re
+import traceback
 
 import numpy as np
 import pandas as pd
 import pytest
 import skorch.callbacks as cbs
+import torch
 from networks import Classifier, Regressor, mlp
+from scipy.optimize import OptimizeResult
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from torch import nn
 
-from torchsk import TorchClassifier, TorchRegressor
+from torchsk import TorchClassifier, TorchRegressor, _runtime
+from torchsk._inputs import held_out_names
+from torchsk._solvers import SOLVERS
+from torchsk._training import lbfgs
 
 FEATURES = ["a", "b", "c", "d"]
 
@@ -25,13 +34,25 @@ BAD_DATA = {
     "y_val alone": ({"y_val": np.ones(3)}, r"^X_val and y_val must be given together"),
     "X_val of other width": (
         {"X_val": np.ones((3, 5)), "y_val": np.ones(3)},
-        r"X has 5 features, but .* is expecting 4",
+        r"^X_val has 5 features, but .* is expecting 4",
     ),
-    "X_val of other length": ({"X_val": np.ones((3, 4)), "y_val": np.ones(2)}, "inconsistent"),
+    "X_val of other length": (
+        {"X_val": np.ones((3, 4)), "y_val": np.ones(2)},
+        "^X_val and y_val: .* inconsistent",
+    ),
     "NaN in X_val": (
         {"X_val": np.full((3, 4), np.nan), "y_val": np.ones(3)},
-        r"contains NaN",
+        r"^Input X_val contains NaN",
     ),
+    "NaN in y_val": (
+        {"X_val": np.ones((3, 4)), "y_val": np.full(3, np.nan)},
+        r"^Input y_val contains NaN",
+    ),
+    "strings in X_val": (
+        {"X_val": [list("abcd")], "y_val": [1]},
+        r"^X_val (and y_val )?must hold numbers; could not convert .*: encode strings first",
+    ),
+    "X_val of one axis": ({"X_val": np.ones(4), "y_val": [1]}, r"^X_val and y_val: Expected 2D"),
     "zero weights": ({"sample_weight": np.zeros(150)}, r"at least one non-zero number"),
     "negative weights": ({"sample_weight": _with(np.ones(150), -1)}, r"[Nn]egative"),
     "NaN weights": ({"sample_weight": _with(np.ones(150), np.nan)}, r"contains NaN"),
@@ -101,8 +122,159 @@ def test_feature_names_are_checked(iris):
         model.predict(X)
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[FEATURES[::-1]])
-    with pytest.raises(ValueError, match="feature names should match"):
+    with pytest.raises(ValueError, match="^X_val and y_val: The feature names should match"):
         model.fit(frame, y, X_val=frame[FEATURES[::-1]], y_val=y)
+
+
+def test_labels_and_columns_named_X_or_y_keep_their_names(iris):
+    X, y = iris
+    labels = np.array(["X", "n", "y"])
+    with pytest.raises(ValueError, match=r"^`y_val` has classes .* \['X' 'n' 'y'\]\. `y_val`"):
+        Classifier().fit(X, labels[y], X_val=X[:2], y_val=["y", "q"])
+    frame = pd.DataFrame(X, columns=["X", "y", "c", "d"])
+    with pytest.raises(ValueError, match=r"unseen at fit time:\n- y_\n.*now missing:\n- y\n"):
+        Classifier().fit(frame, y, X_val=frame.rename(columns={"y": "y_"}), y_val=y)
+    with pytest.raises(ValueError, match="^y_val: Unknown label type: continuous"):
+        Classifier().fit(X, y, X_val=X, y_val=X[:, 0])
+    with pytest.raises(TypeError, match="^X_val must be") as caught, held_out_names("y_val"):
+        raise TypeError("X must be")
+    assert type(caught.value) is TypeError
+
+
+# -- what the last line says -----------------------------------------------------------------------
+
+
+def _last_line(error):
+    return traceback.format_exception_only(error)[-1]
+
+
+def test_a_method_that_is_not_there_says_why(breast_cancer, iris):
+    for X, y in (breast_cancer, iris):
+        hinge = TorchClassifier(loss="hinge", max_iter=2, random_state=0).fit(X, y)
+        for method in ("predict_proba", "predict_log_proba"):
+            assert not hasattr(hinge, method)
+            with pytest.raises(AttributeError) as caught:
+                getattr(hinge, method)
+            words = rf"has no attribute '{method}': loss='hinge' gives margins.* decision_function"
+            assert re.search(words, _last_line(caught.value))
+    for estimator in (TorchClassifier(solver="lbfgs"), TorchRegressor(solver="lbfgs")):
+        with pytest.raises(AttributeError) as caught:
+            estimator.partial_fit(*iris)
+        assert re.search("'partial_fit': solver='lbfgs' has no epochs", _last_line(caught.value))
+    assert TorchClassifier.predict_proba.__doc__.startswith("Predict class probabilities")
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_built", "words"),
+    [
+        ("cuda", False, r" was built without CUDA: install a build .*pytorch\.org"),
+        ("cuda:1", False, r" was built without CUDA: install a build .*pytorch\.org"),
+        ("cuda", True, " has CUDA, but finds no such device"),
+        ("mps", False, r" was built without MPS \(macOS only\)"),
+    ],
+)
+def test_why_a_device_is_not_there(kind, is_built, words, iris, monkeypatch):
+    monkeypatch.setattr(_runtime, "available_devices", lambda: ["cpu"])
+    name, _ = _runtime.BUILDS[kind.partition(":")[0]]
+    monkeypatch.setitem(_runtime.BUILDS, kind.partition(":")[0], (name, lambda: is_built))
+    with pytest.raises(ValueError, match=rf"got device='{kind}'\. This torch \(2.*\){words}"):
+        TorchClassifier(device=kind).fit(*iris)
+
+
+def test_a_scorer_that_does_not_fit_y_is_named(iris, diabetes):
+    stops = {"early_stopping": True, "max_iter": 2, "random_state": 0}
+    with pytest.raises(ValueError, match=r"^scoring must .*; got scoring='roc_auc', which says: "):
+        TorchClassifier(scoring="roc_auc", **stops).fit(*iris)
+    with pytest.raises(ValueError, match=r"^scoring must .*; got scoring='accuracy', which says: "):
+        TorchRegressor(scoring="accuracy", **stops).fit(*diabetes)
+
+
+def test_strings_say_what_to_do(iris):
+    X, y = iris
+    frame = pd.DataFrame(X, columns=FEATURES).assign(b="blue")
+    with pytest.raises(ValueError, match=r"^X must hold numbers; .* 'blue': .*OneHotEncoder"):
+        Classifier().fit(frame, y)
+    with pytest.raises(ValueError, match=r"^y must hold numbers \(labels are for TorchClassifier"):
+        Regressor().fit(X, y.astype(str))
+
+
+# -- hints about binary problems, for binary problems ----------------------------------------------
+
+
+def _linear(n_outputs, *end):
+    return lambda n_features: nn.Sequential(nn.Linear(n_features, n_outputs), *end)
+
+
+def test_the_hint_of_another_number_of_outputs_is_for_binary_problems(iris, breast_cancer):
+    X, y = iris
+    labels = np.eye(3, dtype=int)[y]
+    for target in (y, labels):
+        with pytest.raises(ValueError, match=r"\(n_samples, 3\).*shape \(\d+, 1\)\.$"):
+            TorchClassifier(module=_linear(1)).fit(X, target)
+    with pytest.raises(ValueError, match=r"two outputs, one per class, .*loss='cross_entropy'"):
+        TorchClassifier(module=_linear(2)).fit(*breast_cancer)
+    with pytest.raises(ValueError, match=r"one output goes with loss='log_loss'"):
+        TorchClassifier(module=_linear(1), loss="cross_entropy").fit(*breast_cancer)
+
+
+@pytest.mark.parametrize(
+    ("end", "n_outputs", "loss", "hint"),
+    [
+        (nn.Sigmoid(), 1, "log_loss", "sigmoid.*loss='bce'"),
+        (nn.Softmax(1), 2, "cross_entropy", "softmax.*loss='nll'"),
+        (nn.Softmax(1), 3, "log_loss", "softmax.*loss='nll'"),
+    ],
+)
+def test_outputs_like_probabilities(end, n_outputs, loss, hint, iris):
+    X, y = iris
+    net = TorchClassifier(module=_linear(n_outputs, end), loss=loss, max_iter=2, random_state=0)
+    with pytest.warns(UserWarning, match=f"this loss takes logits. If it ends in a {hint}") as told:
+        net.fit(X, y if n_outputs == 3 else y == 1)
+    assert ("bce" in str(told[0].message)) == (n_outputs == 1)
+    repaired = loss if n_outputs == 1 else "nll"
+    ending = nn.Identity() if n_outputs == 1 else nn.LogSoftmax(1)
+    net.set_params(module=_linear(n_outputs, ending), loss=repaired)
+    net.fit(X, y if n_outputs == 3 else y == 1)
+
+
+# -- every ConvergenceWarning says what to try -----------------------------------------------------
+
+
+NOT_DONE = {
+    **{name: {"solver": name} for name in SOLVERS if name != "lbfgs"},
+    "torch": {"solver": torch.optim.Adam},
+    "skorch": {"module": mlp},
+    "early stopping": {"early_stopping": True, "solver": "adam"},
+}
+
+
+@pytest.mark.parametrize("case", NOT_DONE)
+def test_a_run_that_is_not_done_says_what_to_try(case, diabetes):
+    net = TorchRegressor(learning_rate="constant", max_iter=3, random_state=0, **NOT_DONE[case])
+    with pytest.warns(ConvergenceWarning, match="Raise max_iter or learning_rate_init, or use"):
+        net.fit(*diabetes)
+
+
+def test_lbfgs_says_what_to_try(diabetes, monkeypatch):
+    net = TorchRegressor(solver="lbfgs", max_fun=3, random_state=0)
+    with pytest.warns(ConvergenceWarning, match=r"Increase max_iter=50 or max_fun=3, or scale"):
+        net.fit(*diabetes)
+
+    def lost(objective, flat, **kwargs):
+        return OptimizeResult(x=flat, fun=1.0, nit=3, status=2, message="ABNORMAL")
+
+    monkeypatch.setattr(lbfgs, "minimize_lbfgs", lost)
+    with pytest.warns(ConvergenceWarning, match=r"raise tol=0\.0001 or alpha, or scale"):
+        net.fit(*diabetes)
+
+    def diverged(objective, flat, **kwargs):
+        return OptimizeResult(x=np.nan * flat, fun=np.nan, nit=3, status=0)
+
+    monkeypatch.setattr(lbfgs, "minimize_lbfgs", diverged)
+    with pytest.raises(
+        ValueError, match=r"^Training diverged: .*\. Raise alpha, or scale the data"
+    ):
+        net.fit(*diabetes)
 
 
 # -- a fit that fails ------------------------------------------------------------------------------

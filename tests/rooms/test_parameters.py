@@ -23,7 +23,7 @@ class InPlace(nn.Module):
 
 
 BAD_PARAMETERS = [
-    ({"device": "cuda:63"}, r"^device must be one of \[.*'cpu'.*\]; got device='cuda:63'\.$"),
+    ({"device": "cuda:63"}, r"^device must be one of \[.*'cpu'.*\]; got device='cuda:63'\."),
     ({"device": "gpu"}, r"^device must be one of \[.*\]; got device='gpu'\.$"),
     ({"hidden_layer_sizes": (5, 0)}, r"^hidden_layer_sizes must be .*; got .*=\(5, 0\)\.$"),
     ({"hidden_layer_sizes": [2.5]}, r"^hidden_layer_sizes must be .*; got .*=\[2\.5\]\.$"),
@@ -42,12 +42,16 @@ BAD_PARAMETERS = [
     ({"activation": InPlace}, r"^activation must be .* out of place; got .*InPlace'>\.$"),
     ({"activation": int}, r"^activation must be .*; got activation=<class 'int'>\.$"),
     ({"loss": "log"}, r"^loss must be one of .*'log_loss'.*; got loss='log'\.$"),
-    ({"loss": "squared_error"}, r"^loss must be one of .*; got loss='squared_error'\.$"),
+    (
+        {"loss": "squared_error"},
+        r"^loss must be one of .*; got loss='squared_error'\. TorchRegressor",
+    ),
     ({"loss_params": {"power": 2}}, r"^loss_params must .*; got loss_params=\{'power': 2\}\.$"),
     ({"solver": "newton"}, r"The 'solver' parameter of TorchClassifier must be"),
     ({"init": "gauss"}, r"The 'init' parameter of TorchClassifier must be"),
     ({"max_grad_norm": 0.0}, r"The 'max_grad_norm' parameter of TorchClassifier must be"),
-    ({"scoring": "beauty"}, r"The 'scoring' parameter of TorchClassifier must be"),
+    ({"scoring": "beauty"}, r"^scoring must be .*; got scoring='beauty'\. .*get_scorer_names\(\)"),
+    ({"scoring": "acuracy"}, r"^scoring must be .*='acuracy'\. Did you mean 'accuracy' or"),
     ({"early_stopping": True, "validation_fraction": 0.001}, r"^The validation set is too small"),
 ]
 

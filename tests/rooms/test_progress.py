@@ -95,7 +95,7 @@ def test_what_is_not_finite(loss, validation, early_stopping, words):
     progress.record(loss, validation, 0.0)
     assert is_diverged(progress) is (words is not None)
     if words is not None:
-        assert why_not_finite(progress, 7).startswith(words)
+        assert why_not_finite(progress, 7, "Try less.").startswith(words)
 
 
 def test_an_earlier_run_may_have_kept_scores_only():

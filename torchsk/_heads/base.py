@@ -62,8 +62,13 @@ class Head(ABC):
                     )
                 object.__setattr__(self, option.name, value)
 
-    #: what to say of a module's output of another shape
-    shape_hint: ClassVar[str] = ""
+    @property
+    def shape_hint(self) -> str:
+        """What to say of a module's output of another shape."""
+        return ""
+
+    #: what to say of raw that looks like probabilities where this head takes logits
+    probability_hint: ClassVar[str] = ""
 
     @property
     def n_outputs(self) -> int:

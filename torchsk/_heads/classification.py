@@ -41,10 +41,7 @@ class Binomial(LabelsHead):
             with pos_weight, target * log(p) is multiplied by it, as nn.BCEWithLogitsLoss does
     """
 
-    shape_hint = (
-        " A module with one output per class, two in binary problems, goes with "
-        "loss='cross_entropy' (logits) or 'nll' (log-probabilities)."
-    )
+    probability_hint = "If it ends in a sigmoid, leave that out or name loss='bce'."
 
     label_smoothing: float = option(0.0, *_SMOOTHING)
     pos_weight: float | tuple[float, ...] | None = option(
@@ -54,6 +51,16 @@ class Binomial(LabelsHead):
             value is None or (are_numbers(value, 0.0) and np.size(value) in (1, head.n_targets))
         ),
     )
+
+    @property
+    def shape_hint(self) -> str:
+        """What goes with a module that has two outputs, in binary problems."""
+        if self.n_targets > 1:
+            return ""
+        return (
+            " A module with two outputs, one per class, goes with loss='cross_entropy' (logits) or "
+            "'nll' (log-probabilities)."
+        )
 
     def encode(self, y: np.ndarray) -> np.ndarray:
         """Return y as (smoothed) floats 0 and 1, (n_samples, n_labels)."""
@@ -130,13 +137,21 @@ class Multinomial(ClassesHead):
             weight_k; s = label_smoothing. Averaged over samples, not over weights as torch does
     """
 
-    shape_hint = (
-        " A module with one output in binary problems goes with loss='log_loss' (logits) or 'bce' "
-        "(probabilities)."
+    probability_hint = (
+        "If it ends in a softmax, leave that out, or end it in a log_softmax and name loss='nll'."
     )
 
     label_smoothing: float = option(0.0, *_SMOOTHING)
     weight: tuple[float, ...] | None = option(None, *_WEIGHT)
+
+    @property
+    def shape_hint(self) -> str:
+        """What goes with a module that has one output, in binary problems."""
+        if self.n_targets > 1:
+            return ""
+        return (
+            " A module with one output goes with loss='log_loss' (logits) or 'bce' (probabilities)."
+        )
 
     def are_probabilities(self, raw: Tensor) -> bool:
         """Return whether all are positive and every row sums to 1."""

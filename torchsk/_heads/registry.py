@@ -131,6 +131,7 @@ def make_head(loss: Any, loss_params: dict | None, problem: str, n_targets: int)
         raise ValueError(
             f"loss must be one of {names}, a torch loss that stands for one of them, or a "
             f"callable loss(raw, target), for {problem} problems; got loss={loss!r}."
+            f"{_owner(heads, problem)}"
         )
     if isinstance(loss, nn.Module) and torch_loss is not None:
         params = _options_of(loss, torch_loss) | params
@@ -141,6 +142,13 @@ def make_head(loss: Any, loss_params: dict | None, problem: str, n_targets: int)
             f"problems; got loss_params={params!r}."
         )
     return heads[problem](n_targets, **params)
+
+
+def _owner(heads: dict[str, type[Head]], problem: str) -> str:
+    """Return what to say of a loss that belongs to the other estimator."""
+    if not heads or ("regression" in heads) == (problem == "regression"):
+        return ""
+    return f" {'TorchRegressor' if 'regression' in heads else 'TorchClassifier'} has it."
 
 
 def _options_of(loss: nn.Module, torch_loss: TorchLoss) -> dict[str, Any]:

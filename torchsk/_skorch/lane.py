@@ -245,8 +245,8 @@ class _Training:
         net.module_.eval()
         if doubtful and self._gives_probabilities():
             warnings.warn(
-                "The module's outputs all lie in [0, 1], but this loss takes logits. If the module "
-                "ends in a sigmoid name loss='bce', if it ends in a softmax leave that out."
+                "The module's outputs all lie in [0, 1], but this loss takes logits. "
+                f"{self.job.head.probability_hint}"
             )
         schedule = self.job.schedule
         if self.masks is not None:

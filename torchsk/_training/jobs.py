@@ -150,6 +150,11 @@ class Lane(ABC):
 
     #: whether it trains in epochs, each of which is recorded and may be the last
     has_epochs: ClassVar[bool] = True
+    #: what to try where training diverges
+    ways_to_converge: ClassVar[str] = (
+        "Lower learning_rate_init, set max_grad_norm (for example 1.0), or scale the data "
+        "(standardize=True)."
+    )
     #: what it computes in
     dtype: ClassVar[torch.dtype] = torch.float32
     #: whether it multiplies sparse rows as they are

@@ -20,6 +20,8 @@ from torchsk._training.run import Run
 
 # rows evaluated at a time, in numbers of all their layers (8 MB of float64)
 BLOCK_SIZE = 1_000_000
+# scipy's status of a run that max_iter or max_fun has ended
+OUT_OF_ITERATIONS = 1
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class LbfgsLane(Lane):
     solver: str
 
     has_epochs = False
+    ways_to_converge = "Raise alpha, or scale the data (standardize=True)."
     multiplies_sparse = True
     dtype = torch.float64
 
@@ -154,10 +157,12 @@ class _Minimisation:
 
     def _warning(self, found: scipy.optimize.OptimizeResult, n_iter: int) -> ConvergenceWarning:
         settings = self.job.settings
+        ways = f"Increase max_iter={settings.max_iter} or max_fun={settings.max_fun}"
+        if found.status != OUT_OF_ITERATIONS:
+            ways = f"No better weights were found nearby: raise tol={settings.tol:g} or alpha"
         return ConvergenceWarning(
             f"lbfgs failed to converge after {n_iter} iteration(s) (status={found.status}):\n"
-            f"{found.message}\n\nIncrease max_iter={settings.max_iter} or "
-            f"max_fun={settings.max_fun}, or scale the data (standardize=True)."
+            f"{found.message}\n\n{ways}, or scale the data (standardize=True)."
         )
 
 

@@ -93,11 +93,14 @@ def is_diverged(progress: Progress) -> bool:
     return not all(map(_ends_finite, curves))
 
 
-def why_not_finite(progress: Progress, epoch: int) -> str:
-    """Return what to say of a run that ended in this epoch as something was not finite."""
+def why_not_finite(progress: Progress, epoch: int, ways: str) -> str:
+    """Return what to say of a run that ended in this epoch as something was not finite.
+
+    `ways` are what to try where training itself went astray.
+    """
     losses = progress.loss_curve, progress.validation_loss_curve
     is_score = all(map(_ends_finite, losses)) and not _ends_finite(progress.validation_scores)
-    return (UNDEFINED if is_score else DIVERGED).format(epoch=epoch)
+    return (UNDEFINED if is_score else DIVERGED).format(epoch=epoch, ways=ways)
 
 
 def _ends_finite(curve: list[float] | None) -> bool:
@@ -105,11 +108,10 @@ def _ends_finite(curve: list[float] | None) -> bool:
 
 
 DIVERGED = (
-    "Training diverged: the loss, the score or a weight became non-finite in epoch {epoch}. Lower "
-    "learning_rate_init, set max_grad_norm (for example 1.0), or scale the data (standardize=True)."
+    "Training diverged: the loss, the score or a weight became non-finite in epoch {epoch}. {ways}"
 )
 UNDEFINED = (
     "The validation score was not finite in epoch {epoch}, though the loss was: scoring may be "
-    "undefined for the rows held out (of a single class, for example). Hold out more "
+    "undefined for the rows held out (too few, or all of the same y). Hold out more "
     "(validation_fraction, or X_val and y_val), or use scoring='loss'."
 )

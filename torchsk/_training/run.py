@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sklearn.exceptions import ConvergenceWarning
 
 from torchsk._models import Model
-from torchsk._solvers import UPDATE_RULES
+from torchsk._solvers import UPDATE_RULES, UpdateRule
 from torchsk._training.jobs import SolverState, TrainingJob, TrainingResult
 from torchsk._training.progress import is_diverged, why_not_finite
 
@@ -121,7 +121,7 @@ class Run:
         else:
             is_lost = self.ending == "diverged" and math.isinf(self.job.progress.best_watched)
         if is_lost:
-            raise ValueError(why_not_finite(self.job.progress, self.n_iter))
+            raise ValueError(self._why_not_finite())
         return self._best
 
     def result(
@@ -154,18 +154,22 @@ class Run:
                 "seconds to end all of it."
             )
         if self.ending == "diverged":
-            why = why_not_finite(self.job.progress, self.n_iter)
-            return ConvergenceWarning(f"{why} The best weights so far were kept.")
+            return ConvergenceWarning(
+                f"{self._why_not_finite()} The best weights so far were kept."
+            )
         settings = self.job.settings
         if self.ending != "max_iter" or settings.incremental:
             return None
         if self.job.schedule.is_fixed:  # it has done what was planned
             return self._hint()
-        rule = UPDATE_RULES.get(settings.solver)
+        rule = UPDATE_RULES.get(settings.solver, UpdateRule)
         return ConvergenceWarning(
             f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and the "
-            f"optimization hasn't converged yet.{'' if rule is None else rule.advice}"
+            f"optimization hasn't converged yet. {rule.advice}"
         )
+
+    def _why_not_finite(self) -> str:
+        return why_not_finite(self.job.progress, self.n_iter, self.job.lane.ways_to_converge)
 
     def _hint(self) -> Warning | None:
         """Return a hint if the rate that was asked for is so low that the loss was still falling.
