@@ -30,6 +30,8 @@ CURVES = (
     "loss_curve_", "validation_loss_curve_", "validation_scores_", "best_loss_",
     "best_validation_score_",
 )  # fmt: skip
+#: how the name of an entry of module_params begins in set_params
+ENTRY = "module__"
 
 
 def _read_only(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -44,6 +46,7 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     _parameter_constraints: dict = PARAMETER_CONSTRAINTS
 
+    module_params: dict | None
     #: what the last call of fit or partial_fit has left
     _fitted: Fitted
 
@@ -52,6 +55,39 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self, y: np.ndarray, before: Fitted | None, incremental: bool
     ) -> tuple[Targets, np.ndarray]:
         """Return (what is learnt from y alone, or was `before`; y encoded)."""
+
+    def set_params(self, **params):
+        """Set parameters of the estimator, or single entries of `module_params`.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name. ``module__width=8`` sets ``width`` in `module_params`, which becomes
+            a new dict, so that the one that was given stays as it is. Together with
+            ``module_params=...`` it comes second.
+
+        Returns
+        -------
+        self : TorchClassifier or TorchRegressor
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or no class or function as `module` to take the entries.
+        """
+        names = [name for name in params if name.startswith(ENTRY)]
+        entries = {name.removeprefix(ENTRY): params.pop(name) for name in names}
+        module = params.get("module", self.module)
+        if entries and (module is None or isinstance(module, nn.Module)):
+            raise ValueError(
+                f"module must be a class or function where {ENTRY}{next(iter(entries))} is set, an "
+                f"entry of its module_params; got a module of type {type(module).__name__}."
+            )
+        super().set_params(**params)
+        if entries:
+            self.module_params = {**(self.module_params or {}), **entries}
+        return self
 
     # -- fit --
 

@@ -131,7 +131,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         float32 row and takes an int64 one (ids into an nn.Embedding) at the first fit.
 
     module_params : dict, default=None
-        Keyword arguments of `module`.
+        Keyword arguments of `module`. In `set_params`, and so in the grid of a search,
+        ``module__width`` stands for the entry ``"width"``.
 
     dropout : float, list of float or "auto", default="auto"
         Probability in [0, 1) of dropping a unit after each hidden activation, rounded to a

@@ -1,5 +1,7 @@
 """A drop-in among scikit-learn's tools: pipelines, searches, ensembles, calibration, routing."""
 
+import copy
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -236,3 +238,63 @@ def test_grid_search_over_module_params(iris, backend):
         search = GridSearchCV(pipe, grid, cv=3).fit(X, y)
     assert search.best_params_ == {"torchclassifier__module_params": {"width": 12}}
     assert search.best_score_ > 0.9
+
+
+def test_entries_of_module_params_are_set_in_a_new_dict(iris):
+    given = {"width": 2}
+    net = TorchClassifier(module=mlp, module_params=given, max_iter=2, random_state=0)
+    other = clone(net)
+    kept = other.module_params
+    changed = copy.copy(net).set_params(module__width=8)
+    assert other.set_params(module__width=8, max_iter=3) is other
+    assert net.module_params is given
+    assert given == kept == {"width": 2}
+    assert other.module_params == changed.module_params == {"width": 8}
+    assert other.max_iter == 3
+    assert other.fit(*iris).module_[0].out_features == 8
+    empty = TorchClassifier(module=mlp).set_params(module__width=8)
+    assert empty.module_params == {"width": 8}
+    both = clone(net).set_params(module__width=8, module_params={"width": 4, "n_outputs": 3})
+    assert both.module_params == {"width": 8, "n_outputs": 3}
+    named = TorchRegressor().set_params(module__width=8, module=mlp)
+    assert (named.module, named.module_params) == (mlp, {"width": 8})
+    assert clone(other).module_params == {"width": 8}
+    assert "module_params={'width': 8}" in repr(other)
+    for deep in (True, False):  # what get_params gives is what __init__ takes
+        params = other.get_params(deep=deep)
+        assert params["module_params"] == {"width": 8}
+        assert repr(TorchClassifier(**params)) == repr(other)
+
+
+@pytest.mark.parametrize("module", [None, mlp(4, 3)], ids=["built-in", "instance"])
+def test_entries_need_a_module_that_takes_them(module):
+    net = TorchClassifier(module=module)
+    with pytest.raises(ValueError, match=r"^module must be .* module__width .*_params; got"):
+        net.set_params(max_iter=3, module__width=8)
+    assert (net.module_params, net.max_iter) == (None, 50)
+    with pytest.raises(ValueError, match="Invalid parameter 'modul' for estimator"):
+        net.set_params(modul__width=8)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'module__width'"):
+        TorchClassifier(module=mlp, module__width=8)
+
+
+@pytest.mark.parametrize("backend", ["sequential", "torchsk"])
+def test_grid_search_over_entries_of_module_params(iris, backend):
+    given = {"width": 3}
+    net = TorchClassifier(module=mlp, module_params=given, max_iter=10, random_state=0)
+    pipe = make_pipeline(StandardScaler(), net)
+    entry = "torchclassifier__module__width"
+    grid = {entry: [1, 12]}
+    whole = {"torchclassifier__module_params": [{"width": 1}, {"width": 12}]}
+    with joblib.parallel_config(backend):
+        searches = [GridSearchCV(pipe, params, cv=3).fit(*iris) for params in (grid, whole)]
+    search, expected = searches
+    assert search.best_params_ == {entry: 12}
+    assert search.cv_results_[f"param_{entry}"].tolist() == [1, 12]
+    scores = [s.cv_results_["mean_test_score"] for s in searches]
+    np.testing.assert_array_equal(*scores)
+    best = search.best_estimator_[-1]
+    assert (best.module_params, best.module_[0].out_features) == ({"width": 12}, 12)
+    np.testing.assert_array_equal(search.predict(iris[0]), expected.predict(iris[0]))
+    assert net.module_params is given
+    assert given == {"width": 3}
