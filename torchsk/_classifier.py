@@ -122,12 +122,36 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         Largest number of loss evaluations of "lbfgs".
 
     loss : str, nn.Module class or instance, or callable, default="log_loss"
-        The loss; output layer, target encoding and predictions follow from it. scikit-learn's
-        names, classes of torch such as ``nn.CrossEntropyLoss``, or a function
-        ``loss(raw, target)``.
+        The loss; output layer, target encoding and predictions follow from it. `predict` returns
+        classes, and `predict_proba`:
+
+        - "log_loss" (binary, multiclass, multilabel): the softmax of one output per class; in
+          binary problems, and for each label, the sigmoid of one output.
+        - "cross_entropy" (binary, multiclass): the softmax of one output per class.
+        - "bce" (binary, multilabel): the outputs of `module` as they are: end it in a sigmoid.
+        - "nll" (binary, multiclass): the exponential of the outputs of `module`: end it in a
+          log_softmax.
+        - "hinge" (binary, multiclass, multilabel): nothing, it is not there; `decision_function`
+          returns margins.
+        - "focal" (binary, multiclass, multilabel): as "log_loss"; rows that are hard to tell count
+          more.
+
+        Without `module` the sigmoid of "bce" and the log_softmax of "nll" are added. Also a class
+        of torch such as ``nn.CrossEntropyLoss``, or a function ``loss(raw, target)``: the softmax
+        of its raw outputs, for labels the sigmoid.
 
     loss_params : dict, default=None
-        Parameters of the loss.
+        Parameters of the loss, those of a function or class of yours, too. The losses by name
+        have:
+
+        - "log_loss": ``label_smoothing=0.0``, the share of the target, in [0, 1), that is spread
+          evenly; ``pos_weight=None``, a factor for positive targets, or one per label (binary,
+          multilabel); ``weight=None``, a factor per class (multiclass).
+        - "cross_entropy", "nll": ``label_smoothing=0.0`` and ``weight=None``, as above.
+        - "bce": ``label_smoothing=0.0`` and ``pos_weight=None``, as above.
+        - "hinge": in multiclass problems ``p=1``, or 2 for squares; ``margin=1.0``, above 0;
+          ``weight=None``, as above.
+        - "focal": ``gamma=2.0``, at least 0: how much less easy rows count.
 
     module : nn.Module, nn.Module class or callable, default=None
         Your own network instead of the built-in one, trained by skorch. An instance is copied,

@@ -19,8 +19,21 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
     Parameters
     ----------
     loss : str, nn.Module class or instance, or callable, default="squared_error"
-        The loss; output layer and predictions follow from it. scikit-learn's names, classes of
-        torch such as ``nn.HuberLoss``, or a function ``loss(raw, target)``.
+        The loss; output layer and predictions follow from it. `predict` returns:
+
+        - "squared_error", also "mse": the mean.
+        - "absolute_error", also "mae": the median.
+        - "huber", "smooth_l1": the mean of the targets nearer than a threshold; so outliers move it
+          little.
+        - "quantile", also "pinball": a quantile, by default the median; for a list of levels one
+          column per level, which never cross.
+        - "poisson": the mean, above 0; y is at least 0, such as counts.
+        - "gamma": the mean, above 0; y is above 0.
+        - "tweedie": the mean, above 0; y is at least 0, or as `power` allows.
+        - "gaussian": the mean; with ``return_std=True`` the standard deviation, too.
+
+        Also a class of torch such as ``nn.HuberLoss``, or a function ``loss(raw, target)``: its raw
+        outputs.
 
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Width of each hidden layer, at least 1. ``()`` is a network without hidden layer: a linear
@@ -120,7 +133,17 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         Largest number of loss evaluations of "lbfgs".
 
     loss_params : dict, default=None
-        Parameters of the loss, such as ``{"quantile": [0.1, 0.9]}``.
+        Parameters of the loss, such as ``{"quantile": [0.1, 0.9]}``; those of a function or class
+        of yours, too. The losses by name have:
+
+        - "huber": ``delta=1.0``, above 0, in the unit of y: the error from which the loss grows
+          linearly; or one per target.
+        - "smooth_l1": ``beta=1.0``, the same.
+        - "quantile": ``quantile=0.5``, a level in (0, 1), or an increasing list of levels.
+        - "tweedie": ``power=1.5``, how the variance grows with the mean: 0 is the squared error, 1
+          "poisson", 2 "gamma". y is above 0 from 2 on, any number up to 0.
+        - "gaussian": ``eps=1e-6``, above 0, the smallest variance; ``full=False``, whether the
+          loss has its constant, log(2 pi) / 2.
 
     module : nn.Module, nn.Module class or callable, default=None
         Your own network instead of the built-in one, trained by skorch. An instance is copied,

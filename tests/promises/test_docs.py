@@ -1,7 +1,9 @@
 """The words about torchsk: every python block runs, every public docstring is whole."""
 
+import ast
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from pages import python_blocks
 
 import torchsk
 from torchsk import TorchClassifier, TorchRegressor
+from torchsk._heads import ALIASES, LOSSES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
@@ -65,6 +68,59 @@ def test_the_two_estimators_say_the_same_of_the_same_parameter():
     assert set(docs[0]) ^ set(docs[1]) == {"class_weight"}
     for name in set(docs[0]) - DIFFERENT:
         assert docs[0][name] == docs[1][name], name
+
+
+def _bullets(estimator, parameter):
+    """Yield (names in quotes, head, text) of each point of the list in the words on a parameter."""
+    doc = {p.name: p.desc for p in ClassDoc(estimator)["Parameters"]}[parameter]
+    points = re.findall(r"^- (.*(?:\n  .*)*)", "\n".join(doc), re.MULTILINE)
+    for head, text in (point.split(":", 1) for point in points):
+        yield re.findall(r'"(\w+)"', head), head, " ".join(text.split())
+
+
+def _losses(estimator):
+    """Return {loss: {problem: head}} of one estimator."""
+    is_regressor = estimator is TorchRegressor
+    return {n: heads for n, heads in LOSSES.items() if ("regression" in heads) == is_regressor}
+
+
+@pytest.mark.parametrize("estimator", [TorchClassifier, TorchRegressor])
+def test_help_lists_the_losses(estimator):
+    points = list(_bullets(estimator, "loss"))
+    aliases = {alias for alias, name in ALIASES.items() if name in _losses(estimator)}
+    listed = [name for names, _, _ in points for name in names]
+    assert sorted(listed) == sorted({*_losses(estimator), *aliases})
+    for names, head, text in points:
+        assert text.endswith(".")
+        for alias in aliases.intersection(names):
+            assert ALIASES[alias] == names[0]
+        if estimator is TorchClassifier:
+            problems = re.findall(r"\((.*)\)", head)[0].split(", ")
+            assert problems == sorted(LOSSES[names[0]])
+            heads = [LOSSES[names[0]][problem] for problem in problems]
+            assert {head.has_proba for head in heads} == {"nothing" not in text}
+
+
+@pytest.mark.parametrize("estimator", [TorchClassifier, TorchRegressor])
+def test_help_lists_the_parameters_of_each_loss(estimator):
+    expected = {
+        name: {
+            option.name: option.default
+            for head in heads.values()
+            for option in fields(head)
+            if "rule" in option.metadata
+        }
+        for name, heads in _losses(estimator).items()
+    }
+    listed = {
+        name: {
+            option: ast.literal_eval(default)
+            for option, default in re.findall(r"``(\w+)=([^`]+)``", text)
+        }
+        for names, _, text in _bullets(estimator, "loss_params")
+        for name in names
+    }
+    assert listed == {name: options for name, options in expected.items() if options}
 
 
 def test_api_page_lists_every_public_name():
