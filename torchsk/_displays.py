@@ -31,6 +31,8 @@ BEST_EPOCH_STYLE: dict[str, Any] = {
     "markeredgecolor": "black",
     "linestyle": "",
 }
+# correlation below which a score is the loss upside down, to the eye
+MIRRORED = -0.999
 # Below the tick labels and the axis label: the pad is in font sizes, so no axes size matters.
 BELOW_AXES: dict[str, Any] = {
     "loc": "upper center",
@@ -105,6 +107,34 @@ def _read_curves(estimator):
     return curves
 
 
+def _without_mirrored(named):
+    """Return {name: curves} without the scores, if each of them is the loss upside down.
+
+    Where one is not, as of an MLPRegressor, which records no loss, the others are to be compared to
+    it.
+    """
+    scored = [curves for curves in named.values() if "validation_scores_" in curves]
+    if not all(map(_mirrors, scored)):
+        return named
+    return {
+        name: {key: curve for key, curve in curves.items() if not CURVES[key].is_score}
+        for name, curves in named.items()
+    }
+
+
+def _mirrors(curves):
+    """Return whether the score is the loss upside down, as R2 is the squared error."""
+    score, loss = curves["validation_scores_"], curves.get("validation_loss_curve_")
+    if loss is None:
+        return False
+    is_known = np.isfinite(score) & np.isfinite(loss)
+    score, loss = score[is_known], loss[is_known]
+    if len(loss) < 3 or np.argmax(score) != np.argmin(loss):
+        return False
+    with np.errstate(divide="ignore", invalid="ignore"):  # constant curves: nan
+        return np.corrcoef(score, loss)[0, 1] < MIRRORED
+
+
 def _best_epoch(curves):
     """Return the attribute that decides and the index of its best epoch (None: all are nan)."""
     *_, watched = curves
@@ -135,9 +165,10 @@ class LossCurveDisplay:
     the line style tells its training loss, validation loss and validation score apart. The
     losses are on the left axis; the training loss includes the penalty of `alpha` where that is
     part of the loss, the validation loss never does. On the right axis is the score of the held-out
-    rows. A star marks the best epoch: that of the smallest validation loss where ``scoring="loss"``
-    watches it, else that of the largest score. Its weights are the ones kept only with
-    ``early_stopping=True``, otherwise they are those of the last epoch.
+    rows; :meth:`from_estimator` leaves it out where it is the validation loss upside down, as R2
+    is the squared error. A star marks the best epoch: that of the smallest validation loss where
+    ``scoring="loss"`` watches it, else that of the largest score. Its weights are the ones kept
+    only with ``early_stopping=True``, otherwise they are those of the last epoch.
 
     Parameters
     ----------
@@ -222,7 +253,7 @@ class LossCurveDisplay:
         else:
             *_, final = unwrap(estimator)
             named = {name or type(final).__name__: estimator}
-        curves = {name: _read_curves(fitted) for name, fitted in named.items()}
+        curves = _without_mirrored({name: _read_curves(fitted) for name, fitted in named.items()})
         return cls(curves=curves).plot(ax, log_scale=log_scale, line_kw=line_kw)
 
     def plot(self, ax=None, *, log_scale=False, line_kw=None):

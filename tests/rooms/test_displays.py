@@ -13,7 +13,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from torchsk import TorchClassifier
+from torchsk import TorchClassifier, TorchRegressor
 from torchsk._displays import ComparisonDisplay, LossCurveDisplay, unwrap
 
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -107,6 +107,40 @@ def test_the_star_is_on_the_epoch_that_early_stopping_keeps(scoring, breast_canc
     assert net.best_validation_score_ == net.validation_scores_[best - 1]
     if scoring == "loss":
         assert best - 1 == int(np.argmin(net.validation_loss_curve_))
+
+
+@pytest.mark.parametrize("scoring", ["loss", None, "neg_mean_squared_error"])
+def test_a_score_that_is_the_loss_is_not_drawn_again(scoring, diabetes):
+    net = TorchRegressor(hidden_layer_sizes=(8,), scoring=scoring, early_stopping=True)
+    net.set_params(random_state=0).fit(*diabetes)
+    display = LossCurveDisplay.from_estimator(net)
+    assert sorted(display.lines_["TorchRegressor"]) == ["loss_curve_", "validation_loss_curve_"]
+    assert display.score_ax_ is None
+    assert len(display.figure_.axes) == 1
+    assert "validation score" not in legend_texts(display)
+    best = display.best_epochs_["TorchRegressor"]
+    assert net.best_validation_score_ == net.validation_scores_[best - 1]
+    mlp = MLPRegressor(early_stopping=True, max_iter=3).fit(*diabetes)
+    both = LossCurveDisplay.from_estimator({"ours": net, "its": mlp})  # to be compared
+    assert all("validation_scores_" in lines for lines in both.lines_.values())
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_drawn"),
+    [
+        ([0.1, 0.6, 0.4], False),  # 1.1 - loss / 2
+        ([0.1, 0.6, np.nan], True),
+        ([0.1, 0.6, 0.2], True),
+        ([0.1, 0.4, 0.6], True),
+        ([0.5, 0.5, 0.5], True),
+        ([0.4, -0.1, 0.1], True),
+    ],
+)
+def test_other_scores_are_drawn(scores, is_drawn):
+    display = LossCurveDisplay.from_estimator(
+        recorded(validation_loss=[2.0, 1.0, 1.4], scores=scores)
+    )
+    assert ("validation_scores_" in display.lines_["Recorded"]) == is_drawn
 
 
 def test_no_epoch_is_best_when_all_are_nan():
