@@ -326,7 +326,9 @@ def _score(
         fitted._fitted = Fitted(trained, targets, progress)
         try:
             return scorer(fitted, X, y, **weights)
-        except ValueError as error:
+        except (AttributeError, ValueError) as error:
+            if not isinstance(estimator.scoring, str):
+                raise  # the user's own
             raise ValueError(
                 "scoring must be 'loss', None or a scorer that fits this y and loss; "
                 f"got scoring={estimator.scoring!r}, which says: {error}"

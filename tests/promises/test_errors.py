@@ -187,6 +187,14 @@ def test_a_scorer_that_does_not_fit_y_is_named(iris, diabetes):
         TorchClassifier(scoring="roc_auc", **stops).fit(*iris)
     with pytest.raises(ValueError, match=r"^scoring must .*; got scoring='accuracy', which says: "):
         TorchRegressor(scoring="accuracy", **stops).fit(*diabetes)
+    with pytest.raises(ValueError, match=r"got scoring='neg_log_loss', .*: predict_proba"):
+        TorchClassifier(loss="hinge", scoring="neg_log_loss", **stops).fit(*iris)
+
+    def own(estimator, X, y):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="^mine$"):
+        TorchClassifier(scoring=own, **stops).fit(*iris)
 
 
 def test_strings_say_what_to_do(iris):

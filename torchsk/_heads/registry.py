@@ -138,8 +138,8 @@ def make_head(loss: Any, loss_params: dict | None, problem: str, n_targets: int)
     known = [option.name for option in fields(heads[problem]) if "rule" in option.metadata]
     if not set(params) <= set(known):
         raise ValueError(
-            f"loss_params must have no other keys than {known} for loss={name!r} in {problem} "
-            f"problems; got loss_params={params!r}."
+            f"loss_params must have no keys{f' but {known}' if known else ''} for loss={name!r} in "
+            f"{problem} problems; got loss_params={params!r}."
         )
     return heads[problem](n_targets, **params)
 
