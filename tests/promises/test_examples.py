@@ -194,3 +194,49 @@ def test_noise(run):
     std = seen["crash_std"]
     assert std[:50].max() < 0.5 * std.max()
     assert (seen["mean"] - 2 * np.sin(seen["grid"])) == pytest.approx(0, abs=0.35)
+
+
+def test_fast_search(run):
+    seen = run("plot_fast_search")
+    assert seen["score_gap"].max() < 0.002
+    assert seen["alone"].best_params_ == seen["stacked"].best_params_
+    assert seen["together"]["one by one"] == 1
+    assert 12 <= seen["together"]["together"] <= 36
+    assert all(len(fits) == 36 * 20 for fits in seen["ended"].values())
+
+
+def test_unscaled_target(run):
+    scores = run("plot_unscaled_target")["scores"]
+    assert scores["MLPRegressor"] < -10
+    assert scores["TorchRegressor"] > 0.9
+    assert scores["TorchRegressor"] > scores["MLPRegressor, target scaled"] - 0.05
+
+
+def test_mixed_table(run):
+    seen = run("plot_mixed_table")
+    assert seen["X_train"].isna().sum().to_dict() == {"sex": 0, "age": 201, "passengerClass": 0}
+    assert seen["test_score"] > seen["majority"] + 0.1
+    assert seen["search"].best_score_ > seen["majority"] + 0.1
+    survived = {line.get_label(): line.get_ydata() for line in seen["ax"].lines}
+    assert (survived["female, 1st class"] > survived["male, 1st class"]).all()
+    for curve in survived.values():
+        assert curve[0] > curve[-1]
+
+
+def test_imbalanced(run):
+    plain, balanced = run("plot_imbalanced")["scores"].values()
+    assert balanced["recall"] > plain["recall"] + 0.2
+    assert balanced["balanced accuracy"] > plain["balanced accuracy"] + 0.05
+    assert balanced["accuracy"] < plain["accuracy"]
+    assert balanced["precision"] < plain["precision"] - 0.2
+    assert balanced["average precision"] == pytest.approx(plain["average precision"], abs=0.05)
+
+
+def test_threshold(run):
+    seen = run("plot_threshold")
+    half, tuned = seen["costs"].values()
+    assert tuned < 0.7 * half
+    assert 0.03 < seen["tuned"].best_threshold_ < 0.3  # 1/11, if the probabilities are right
+    brier = seen["brier"]
+    assert brier["balanced"] > 1.2 * brier["no weights"]
+    assert brier["balanced, calibrated"] == pytest.approx(brier["no weights"], abs=0.005)
