@@ -43,6 +43,7 @@ numpydoc_show_class_members = False
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
+    "copyfile_regex": r"index\.rst",  # the sections and the order of the examples
     "doc_module": ("torchsk",),
     "reference_url": {"torchsk": None},
     "backreferences_dir": "generated/backreferences",

@@ -1,6 +1,6 @@
 """
-Every activation and its slope
-==============================
+Choose an activation: each with its slope
+=========================================
 
 What a hidden neuron does with its input is one word: ``activation``. Here are all the words
 torchsk knows, with the slope that backpropagation multiplies by.

@@ -1,6 +1,6 @@
 """
-Breast cancer, thirty features
-==============================
+Two classes: is a tumour malignant?
+===================================
 
 Are the cells of a tumour malignant? 569 tumours, 30 measurements of each, and a network with one
 hidden layer of 15 neurons.

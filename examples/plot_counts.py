@@ -1,6 +1,6 @@
 """
-Counts: Poisson regression that bends
-=====================================
+Predict counts: Poisson regression that bends
+=============================================
 
 How many flights leave a New York airport in an hour? Counts are never negative and spread the more
 the higher they are, which the Poisson loss knows. The network's mean is the exponential of its

@@ -1,6 +1,6 @@
 """
-Tissues told apart by their genes
-=================================
+Seven classes: tissues told apart by their genes
+================================================
 
 189 samples of seven human tissues, the expression of 500 genes in each, as logarithms to base 2
 (the data set ``tissue_gene_expression`` of the R package dslabs, here from the PyPI package

@@ -1,6 +1,6 @@
 """
-The gradient and the dtypes, checked
-====================================
+The gradients agree with autograd, in every dtype
+=================================================
 
 torchsk computes the gradients of its networks by formula, without automatic differentiation. This
 page checks them against torch's autograd, through the public interface alone. Then it feeds the

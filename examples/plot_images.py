@@ -1,6 +1,6 @@
 """
-Images: a small convolutional network
-=====================================
+Classify images with a small convolutional network
+==================================================
 
 scikit-learn's networks take tables: an image has to be flattened, and which pixels are neighbours
 is forgotten. With ``module=`` images keep their shape. Here both read the same handwritten digits.
@@ -63,7 +63,7 @@ runs = {
         TorchClassifier(random_state=0), X.reshape(len(X), -1), y, cv=splits
     ),
     "convolutional": cross_validate(
-        TorchClassifier(module=convolutional, max_iter=20, random_state=0),
+        TorchClassifier(module=convolutional, max_iter=8, random_state=0),
         X,
         y,
         cv=splits,

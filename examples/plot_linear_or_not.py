@@ -1,6 +1,6 @@
 """
-A linear classifier and one that bends
-======================================
+When no straight line separates the classes
+===========================================
 
 Two data sets that no straight line separates: a ring around a disc, and two moons. A single
 sigmoid neuron fails on the first and makes do on the second; two small hidden layers solve both.

@@ -1,6 +1,6 @@
 """
-One neuron that classifies
-==========================
+Logistic regression as a network of one neuron
+==============================================
 
 A neuron followed by a sigmoid is a logistic regression. Here it learns for which x a noisy line
 is above zero.

@@ -1,6 +1,6 @@
 """
-A network that knows its own noise
-==================================
+Predict the mean and the spread around it
+=========================================
 
 With ``loss="gaussian"`` the network learns two functions: the mean, and the standard deviation of
 what is left around it.

@@ -1,6 +1,6 @@
 """
-From one neuron to several
-==========================
+What hidden neurons and activations add
+=======================================
 
 A network with one neuron and no activation is a straight line. With several neurons and an
 activation it bends; with several layers and no activation it is still a line.

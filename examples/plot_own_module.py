@@ -1,6 +1,6 @@
 """
-Your own module, loss and callback
-==================================
+Write your own module, loss and callback
+========================================
 
 A network of your own is an ``nn.Module``, a loss of your own a function. Here both are as small as
 they can be: two parameters, fitted to 1000 points by gradient descent, every step recorded.

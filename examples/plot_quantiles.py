@@ -1,6 +1,6 @@
 """
-A band for wages: quantile regression
-=====================================
+Predict a band: quantile regression of wages
+============================================
 
 What do people earn after so many years of school and work? One number is a poor answer, because
 wages spread, and the more so the higher they are. Quantiles say between which wages nine people in

@@ -1,6 +1,6 @@
 """
-Three losses, one classifier
-============================
+BCELoss, CrossEntropyLoss and NLLLoss agree
+===========================================
 
 torch has three losses for two classes, and each wants something else from the network: ``BCELoss``
 a probability, ``CrossEntropyLoss`` one number per class, ``NLLLoss`` the logarithms of the

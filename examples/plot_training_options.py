@@ -1,6 +1,6 @@
 """
-Options of training, one parameter each
-=======================================
+Change how it trains: one parameter each
+========================================
 
 How weights are drawn, how many rows make a step, how the rate changes, who watches, and where it
 all runs: each is one parameter of the estimator or one callback. The data are 8 x 8 images of
