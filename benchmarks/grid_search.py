@@ -29,6 +29,7 @@ CASES = {
     "breast_cancer (100) batch 200": (load_breast_cancer, (100,), 200),
 }
 N_PROCESSES = 2
+COLORS = {"torchsk, 1 process": "moccasin", "torchsk, 2 processes": "tab:orange"}
 
 
 def load(loader):
@@ -82,6 +83,13 @@ def searches(name, n_candidates, device):
     }, scores
 
 
+def describe(result):
+    """Return a search in words, on two lines."""
+    _, hidden, batch_size = CASES[result["case"]]
+    data, n_fits = result["case"].split(" (")[0], 5 * result["n_candidates"]
+    return f"{data}: {n_fits} fits,\n{hidden[0]} hidden units, batches of {batch_size}"
+
+
 def draw(results, path):
     """Save bars of the times, one group per case."""
     import matplotlib
@@ -93,13 +101,13 @@ def draw(results, path):
     for i, competitor in enumerate(results[0]["seconds"]):
         positions = [row + (i - 1) * 0.26 for row in range(len(results))]
         times = [r["seconds"].get(competitor, np.nan) for r in results]
-        bars = ax.barh(positions, times, height=0.26, label=competitor)
-        ax.bar_label(bars, fmt="%.1f s", padding=2, fontsize=8)
-    labels = [f"{r['case']}\n{r['n_candidates']} candidates x 5 folds" for r in results]
-    ax.set_yticks(range(len(results)), labels, fontsize=8)
+        color = COLORS.get(competitor, "0.65")
+        bars = ax.barh(positions, times, height=0.26, label=competitor, color=color)
+        ax.bar_label(bars, fmt="%.1f s", padding=2)
+    ax.set_yticks(range(len(results)), [describe(r) for r in results])
     ax.invert_yaxis()
-    ax.margins(x=0.08)
-    ax.set_xlabel("seconds (median)")
+    ax.margins(x=0.1)
+    ax.set_xlabel("seconds")
     ax.legend()
     figure.savefig(path, dpi=110)
 
