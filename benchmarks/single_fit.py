@@ -203,8 +203,8 @@ def measure_memory():
 def describe(name):
     """Return a case in words, on two lines."""
     n_samples, n_features, _, hidden, batch_size, _ = CASES[name]
-    layers = " + ".join(map(str, hidden))
-    return f"{n_samples} rows, {n_features} columns,\n{layers} hidden units, batches of {batch_size}"
+    units = " + ".join(map(str, hidden))
+    return f"{n_samples} rows, {n_features} columns,\n{units} hidden units, batches of {batch_size}"
 
 
 def draw(results, path):

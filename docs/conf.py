@@ -1,5 +1,6 @@
 """Settings of the documentation site."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -52,12 +53,23 @@ sphinx_gallery_conf = {
 }
 
 
+#: methods of scikit-learn that the API pages show; the others are the same in every estimator
+SHOWN = ("set_callbacks", "set_fit_request")
+
+
 def leave_out_what_others_wrote(app, what, name, obj, skip, options):
-    """Leave get_params, set_fit_request and other methods of scikit-learn out of the API pages."""
+    """Leave get_params and other methods of scikit-learn out of the API pages."""
     written_in = getattr(getattr(obj, "fget", obj), "__module__", None) or ""
-    return None if written_in.startswith("torchsk") else True
+    return None if written_in.startswith("torchsk") or name in SHOWN else True
+
+
+def unlink_what_others_wrote(app, what, name, obj, options, lines):
+    """Turn references into scikit-learn's own pages, which are not here, into plain words."""
+    if name.endswith(SHOWN):
+        lines[:] = [re.sub(r":(?:ref|term):`([^`<]+?)(?: <[^`]*>)?`", r"\1", line) for line in lines]
 
 
 def setup(app):
-    """Connect the hook."""
+    """Connect the hooks."""
     app.connect("autodoc-skip-member", leave_out_what_others_wrote)
+    app.connect("autodoc-process-docstring", unlink_what_others_wrote)

@@ -64,8 +64,8 @@ def write_losses(app):
     target.write_text("\n".join(losses()))
 
 
-def add_names(app, config):
-    """Make |activations|, |solvers|, |schedules| and |inits| known to every page."""
+def add_names(app, docname, content):
+    """Define |activations|, |solvers|, |schedules| and |inits| on a page that uses them."""
     tables = {
         "activations": ACTIVATIONS,
         "solvers": SOLVERS,
@@ -73,11 +73,12 @@ def add_names(app, config):
         "inits": INITS,
     }
     for name, table in tables.items():
-        config.rst_prolog = f"{config.rst_prolog or ''}\n.. |{name}| replace:: {names(table)}\n"
+        if f"|{name}|" in content[0]:
+            content[0] += f"\n\n.. |{name}| replace:: {names(table)}\n"
 
 
 def setup(app):
     """Connect the hooks."""
-    app.connect("config-inited", add_names)
+    app.connect("source-read", add_names)
     app.connect("builder-inited", write_losses)
     return {"parallel_read_safe": True}
