@@ -66,7 +66,9 @@ def leave_out_what_others_wrote(app, what, name, obj, skip, options):
 def unlink_what_others_wrote(app, what, name, obj, options, lines):
     """Turn references into scikit-learn's own pages, which are not here, into plain words."""
     if name.endswith(SHOWN):
-        lines[:] = [re.sub(r":(?:ref|term):`([^`<]+?)(?: <[^`]*>)?`", r"\1", line) for line in lines]
+        lines[:] = [
+            re.sub(r":(?:ref|term):`([^`<]+?)(?: <[^`]*>)?`", r"\1", line) for line in lines
+        ]
 
 
 def setup(app):

@@ -44,7 +44,7 @@ def save(name, title, width, height, parts):
     (Path(__file__).parents[1] / "_static" / name).write_text(text)
 
 
-TOPS, HEIGHT = [20 + 94 * row for row in range(12)], 64
+TOPS, HEIGHT = [20 + 94 * row for row in range(13)], 64
 
 
 def room(kind, row, x, width, name, *lines):
@@ -75,21 +75,22 @@ rooms = [
     room("middle", 6, 165, 180, "_modules", "ModuleModel:", "a module of yours"),
     room("middle", 7, 165, 245, "_models", "Model, MLPModel: rows to", "raw outputs; Fitted"),
     room("middle", 7, 460, 150, "_parameters", "what each may be;", "Settings"),
-    room("leaf", 8, 195, 215, "_mlp", "the built-in network:", "forward, backward"),
-    room("leaf", 8, 495, 130, "_defaults", 'what "auto"', "becomes"),
-    room("leaf", 8, 640, 180, "_rows", "on a device;", "Examples"),
-    room("leaf", 9, 195, 100, "_dropout", "its masks"),
-    room("leaf", 9, 320, 90, "_matmul", "the faster of", "two kernels"),
-    room("leaf", 9, 640, 180, "_standardizer", "centre and scale"),
-    room("leaf", 10, 700, 200, "_data", "checked rows on the host"),
-    frame(20, TOPS[10], 640, 98, "the tables: one row for each name"),
-    box("leaf", 30, TOPS[10] + 9, 118, HEIGHT, "_solvers", "update rules"),
-    box("leaf", 156, TOPS[10] + 9, 100, HEIGHT, "_heads", "a loss and all", "that follows"),
-    box("leaf", 264, TOPS[10] + 9, 132, HEIGHT, "_activations", "and their", "derivatives"),
-    box("leaf", 404, TOPS[10] + 9, 246, HEIGHT, "_schedules", "the rate of each epoch"),
-    box("leaf", 20, TOPS[11] + 40, 430, HEIGHT, "_runtime", "torch's devices, threads, generators",
+    room("middle", 8, 320, 110, "_sparse", "sparse rows", "as they are"),
+    room("leaf", 9, 195, 215, "_mlp", "the built-in network:", "forward, backward"),
+    room("leaf", 9, 495, 130, "_defaults", 'what "auto"', "becomes"),
+    room("leaf", 9, 640, 180, "_rows", "on a device;", "Examples"),
+    room("leaf", 10, 195, 100, "_dropout", "its masks"),
+    room("leaf", 10, 320, 90, "_matmul", "the faster of", "two kernels"),
+    room("leaf", 10, 640, 180, "_standardizer", "centre and scale"),
+    room("leaf", 11, 700, 200, "_data", "checked rows on the host"),
+    frame(20, TOPS[11], 640, 98, "the tables: one row for each name"),
+    box("leaf", 30, TOPS[11] + 9, 118, HEIGHT, "_solvers", "update rules"),
+    box("leaf", 156, TOPS[11] + 9, 100, HEIGHT, "_heads", "a loss and all", "that follows"),
+    box("leaf", 264, TOPS[11] + 9, 132, HEIGHT, "_activations", "and their", "derivatives"),
+    box("leaf", 404, TOPS[11] + 9, 246, HEIGHT, "_schedules", "the rate of each epoch"),
+    box("leaf", 20, TOPS[12] + 40, 430, HEIGHT, "_runtime", "torch's devices, threads, generators",
         "(used by many rooms)"),
-    box("leaf", 470, TOPS[11] + 40, 430, HEIGHT, "_sklearn_compat", "scikit-learn's private names",
+    box("leaf", 470, TOPS[12] + 40, 430, HEIGHT, "_sklearn_compat", "scikit-learn's private names",
         "(used by many rooms)"),
     down(160, 0, 1),  # _convert
     down(460, 0, 1),
@@ -103,28 +104,32 @@ rooms = [
     down(145, 3, 4),  # _fitting
     down(305, 3, 5),
     down(510, 3, 5),  # _stacking
-    arrow((715, TOPS[3] + HEIGHT), (715, TOPS[4]), (840, TOPS[4]), (840, TOPS[10])),  # _inputs
-    down(870, 3, 10),  # _targets
+    arrow((715, TOPS[3] + HEIGHT), (715, TOPS[4]), (840, TOPS[4]), (840, TOPS[11])),  # _inputs
+    down(870, 3, 11),  # _targets
     down(85, 4, 6),  # _skorch
     down(182, 4, 6),
     down(235, 4, 5),
     down(378, 5, 7),  # _training
-    down(435, 5, 10),
+    down(435, 5, 11),
     down(535, 5, 7),
-    down(660, 5, 8),
-    down(85, 6, 10),  # _optimizers
+    down(660, 5, 9),
+    down(420, 5, 8),
+    down(85, 6, 11),  # _optimizers
     down(255, 6, 7),  # _modules
-    down(180, 7, 10),  # _models
-    down(302, 7, 8),
-    down(475, 7, 10),  # _parameters
-    down(560, 7, 8),
-    down(245, 8, 9),  # _mlp
-    down(307, 8, 10),
-    down(365, 8, 9),
-    down(730, 8, 9),  # _rows
-    down(760, 9, 10),  # _standardizer
+    down(180, 7, 11),  # _models
+    down(302, 7, 9),
+    down(375, 7, 8),
+    down(475, 7, 11),  # _parameters
+    down(560, 7, 9),
+    down(370, 8, 9),  # _sparse
+    arrow((430, TOPS[8] + 32), (740, TOPS[8] + 32), (740, TOPS[9])),
+    down(245, 9, 10),  # _mlp
+    down(307, 9, 11),
+    down(365, 9, 10),
+    down(730, 9, 10),  # _rows
+    down(760, 10, 11),  # _standardizer
 ]  # fmt: skip
-save("rooms.svg", "The private files of torchsk and who imports whom", 920, TOPS[11] + 124, rooms)
+save("rooms.svg", "The private files of torchsk and who imports whom", 920, TOPS[12] + 124, rooms)
 
 steps = [
     ("view", "X, y", "arrays, frames,", "sparse matrices"),

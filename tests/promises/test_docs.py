@@ -134,6 +134,22 @@ def test_every_room_is_drawn():
     assert set(re.findall(r'class="name"[^>]*>(\w+)<', drawing)) == files
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.rst"])
+def test_the_pitch_has_the_numbers_of_the_tables(page):
+    readme, pitch = (ROOT / "README.md").read_text(), (ROOT / page).read_text()
+    mlp, ours = re.search(r"^prices +(\S+) +(\S+)", readme, re.MULTILINE).groups()
+    defaults = (ROOT / "docs" / "defaults.rst").read_text()
+    accuracy, _, r2 = re.search(
+        r"\* - torchsk's defaults\n     - \+(\S+) .*\n     - (\S+) .*\n     - \+(\S+) ", defaults
+    ).groups()
+    ratios = [
+        float(row[0]) for row in re.findall(r"s \| ([\d.]+) \| ([\d.]+) \|$", readme, re.MULTILINE)
+    ]
+    for number in (f"{float(ours):.2f}", f"{float(mlp):.1f}", f"{float(accuracy):.3f}", r2):
+        assert number in pitch, number
+    assert f"{min(ratios):.0f} to {max(ratios):.0f} times faster" in pitch
+
+
 def test_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
