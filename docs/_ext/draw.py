@@ -70,6 +70,7 @@ rooms = [
     room("top", 3, 660, 110, "_inputs", "what X may be"),
     room("top", 3, 785, 115, "_targets", "what y means:", "Labels, Numbers"),
     room("middle", 4, 20, 250, "_skorch", "the lane of skorch"),
+    room("middle", 4, 540, 130, "_executors", "workers of others"),
     room("middle", 5, 200, 480, "_training", "jobs, runs, the lanes of stacks and of lbfgs"),
     room("middle", 6, 20, 130, "_optimizers", "update rules as", "torch's own"),
     room("middle", 6, 165, 180, "_modules", "ModuleModel:", "a module of yours"),
@@ -104,6 +105,7 @@ rooms = [
     down(145, 3, 4),  # _fitting
     down(305, 3, 5),
     down(510, 3, 5),  # _stacking
+    down(590, 3, 4),
     arrow((715, TOPS[3] + HEIGHT), (715, TOPS[4]), (840, TOPS[4]), (840, TOPS[11])),  # _inputs
     down(870, 3, 11),  # _targets
     down(85, 4, 6),  # _skorch
