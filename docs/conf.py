@@ -45,6 +45,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "copyfile_regex": r"index\.rst",  # the sections and the order of the examples
+    "reset_modules": ("matplotlib", "letters.enlarge"),
     "doc_module": ("torchsk",),
     "reference_url": {"torchsk": None},
     "backreferences_dir": "generated/backreferences",

@@ -6,6 +6,8 @@ scikit-learn's networks take tables: an image has to be flattened, and which pix
 is forgotten. With ``module=`` images keep their shape. Here both read the same handwritten digits.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # Images, not rows
 # ----------------

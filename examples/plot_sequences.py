@@ -7,6 +7,8 @@ along the sequence hears the difference wherever the tone begins; one that sees 
 learn it anew for every place.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # Rising or falling
 # -----------------

@@ -7,6 +7,8 @@ regression, then a network with two hidden neurons, both trained by a great many
 And a look at why so many.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # Training, validation and test rows
 # ----------------------------------
