@@ -54,6 +54,6 @@ for row, (data_set, (X, y)) in zip(axes, DATA_SETS.items()):
                 net, X, response_method="predict_proba", plot_method=method, ax=ax, **style
             )
         ax.scatter(*X_test.T, c=y_test, cmap="RdBu", edgecolors="white", linewidths=0.6, s=36)
-        ax.set(title=f"{data_set}, {name}: test accuracy {scores[data_set, name]:.2f}")
+        ax.set(title=f"{data_set}, {name}\ntest accuracy {scores[data_set, name]:.2f}")
         ax.set(xticks=[], yticks=[])
 plt.show()

@@ -6,6 +6,8 @@ With ``loss="gaussian"`` the network learns two functions: the mean, and the sta
 what is left around it.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # Noise that is known
 # -------------------
@@ -36,6 +38,18 @@ mean, std = net.predict(grid[:, None], return_std=True)
 correlation = np.corrcoef(std, true_std(grid))[0, 1]
 print(f"correlation of predicted and true deviation: {correlation:.3f}")
 
+figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+axes[0].scatter(x, y, s=3, color="0.6")
+axes[0].plot(grid, mean, label="mean")
+axes[0].fill_between(grid, mean - 2 * std, mean + 2 * std, alpha=0.3, label="± 2 deviations")
+axes[0].set(title="known noise", xlabel="x", ylabel="y")
+axes[0].legend()
+axes[1].plot(grid, true_std(grid), color="black", linestyle="--", label="true")
+axes[1].plot(grid, std, label="predicted")
+axes[1].set(title="its deviation", xlabel="x", ylim=(0, None))
+axes[1].legend()
+plt.show()
+
 # %%
 # Noise that is real
 # ------------------
@@ -52,18 +66,12 @@ crash_net = TorchRegressor(
 times = np.linspace(crash["times"].min(), crash["times"].max(), 301)
 crash_mean, crash_std = crash_net.predict(times[:, None], return_std=True)
 
-figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-axes[0].scatter(x, y, s=3, color="0.6")
-axes[0].plot(grid, mean, label="mean")
-axes[0].fill_between(grid, mean - 2 * std, mean + 2 * std, alpha=0.3, label="± 2 deviations")
-axes[0].set(title="known noise", xlabel="x", ylabel="y")
-axes[0].legend()
-axes[1].plot(grid, true_std(grid), color="black", linestyle="--", label="true")
-axes[1].plot(grid, std, label="predicted")
-axes[1].set(title="its deviation", xlabel="x", ylim=(0, None))
-axes[1].legend()
-axes[2].scatter(crash["times"], crash["accel"], s=8, color="0.5")
-axes[2].plot(times, crash_mean)
-axes[2].fill_between(times, crash_mean - 2 * crash_std, crash_mean + 2 * crash_std, alpha=0.3)
-axes[2].set(title="a crash", xlabel="time (ms)", ylabel="acceleration (g)")
+figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+ax.scatter(crash["times"], crash["accel"], s=12, color="0.5")
+ax.plot(times, crash_mean, label="mean")
+ax.fill_between(
+    times, crash_mean - 2 * crash_std, crash_mean + 2 * crash_std, alpha=0.3, label="± 2 deviations"
+)
+ax.set(xlabel="time (ms)", ylabel="acceleration (g)")
+ax.legend(loc="lower right")
 plt.show()
