@@ -99,9 +99,9 @@ MANY = """
                 small = TorchClassifier((4,), max_iter=3)
                 GridSearchCV(small, {"alpha": [1e-4, 1e-3]}, cv=3).fit(X, y)
 
-    doings = {"fits": (fits, 100), "modules": (modules, 100), "failures": (failures, 200),
-              "predictions": (predictions, 20000), "partial_fit": (goes_on, 300),
-              "searches": (searches, 20)}
+    doings = {"fits": (fits, 50), "modules": (modules, 40), "failures": (failures, 100),
+              "predictions": (predictions, 10000), "partial_fit": (goes_on, 150),
+              "searches": (searches, 10)}
     report = {}
     for name, (doing, n) in doings.items():
         doing(max(5, n // 4))
@@ -125,7 +125,7 @@ def test_nothing_grows():
     report = run(MANY)
     print(report)
     for name, found in report.items():
-        assert found["growth"] < 5 * MB, name
+        assert found["growth"] < 4 * MB, name
         assert found["threads"] <= 0, name
         assert found["files"] <= 0, name
         # partial_fit keeps one number more of each epoch, and no object
@@ -230,16 +230,13 @@ def test_a_memory_map_is_held_once_in_float32(size, tmp_path):
 
 
 IMAGES = """
-    import json, resource, sys, warnings
+    import json, sys, warnings
     import numpy as np, torch
     from torch import nn
     from torchsk import TorchClassifier
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def small(n_outputs):
         convolution = nn.Conv2d(1, 4, 3, stride=2)
@@ -251,15 +248,16 @@ IMAGES = """
     X = rng.randint(0, 256, (n, 1, 28, 28), dtype=np.uint8)
     net = TorchClassifier(module=small, max_iter=1, batch_size=200, learning_rate_init=1e-4)
     net.fit(X[:4000], y[:4000]).predict_proba(X[:4000])
-    start = peak()
+    start = memory("VmHWM")
     net.predict_proba(X)
-    predicted = peak()
+    predicted = memory("VmHWM")
     net.fit(X, y)
-    print(json.dumps({"predict": predicted - start, "fit": peak() - start, "copy": 4 * X.size}))
+    fitted = memory("VmHWM")
+    print(json.dumps({"predict": predicted - start, "fit": fitted - start, "copy": 4 * X.size}))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes")
+@on_linux
 @pytest.mark.parametrize("n_rows", [20_000, pytest.param(60_000, marks=LARGE)])
 def test_images_are_held_once_in_float32(n_rows):
     report = run(IMAGES, n_rows)
@@ -286,7 +284,7 @@ LBFGS = """
 
 
 @on_linux
-@pytest.mark.parametrize("n_rows", [50_000, 150_000])
+@pytest.mark.parametrize("n_rows", [150_000])
 def test_the_memory_of_lbfgs_is_bounded_by_the_widest_layer(n_rows):
     assert run(LBFGS, n_rows) < 160 * MB
 
