@@ -17,10 +17,10 @@ from torchsk._targets import Labels
 class TorchClassifier(ClassifierMixin, BaseTorchMLP):
     """Multi-layer perceptron classifier on torch.
 
-    A drop-in for scikit-learn's MLPClassifier: the same parameters, attributes and, with the same
-    solver, ``standardize=False`` and ``max_grad_norm=None``, the same weights. It standardises its
-    inputs, clips gradients, knows more losses and activations, dropout and class weights, runs on
-    accelerators, and trains any torch module.
+    A drop-in for scikit-learn's MLPClassifier: the same parameters and attributes, with defaults
+    of its own; ``torchsk.from_sklearn`` gives the settings that train to the same weights. It
+    standardises its inputs, clips gradients, knows more losses and activations, dropout and class
+    weights, runs on accelerators, and trains any torch module.
 
     Parameters
     ----------

@@ -11,10 +11,10 @@ from torchsk._targets import Numbers
 class TorchRegressor(RegressorMixin, BaseTorchMLP):
     """Multi-layer perceptron regressor on torch.
 
-    A drop-in for scikit-learn's MLPRegressor: the same parameters, attributes and, with the same
-    solver, ``standardize=False`` and ``max_grad_norm=None``, the same weights. It standardises its
-    inputs and targets, clips gradients, knows more losses and activations and dropout, runs on
-    accelerators, and trains any torch module.
+    A drop-in for scikit-learn's MLPRegressor: the same parameters and attributes, with defaults
+    of its own; ``torchsk.from_sklearn`` gives the settings that train to the same weights. It
+    standardises its inputs and targets, clips gradients, knows more losses and activations and
+    dropout, runs on accelerators, and trains any torch module.
 
     Parameters
     ----------
