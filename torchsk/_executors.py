@@ -112,9 +112,8 @@ class ExecutorBackend:
 def run_packed(packed: np.ndarray, name: str) -> tuple[list[bytes], bytes]:
     """Run a call in a worker; return its endings, and the warnings that were shown."""
     with one_at_a_time(), one_thread(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter(
-            "always"
-        )  # those of the caller decide; scikit-learn's tasks have them
+        # the caller's filters decide, which scikit-learn's tasks bring along
+        warnings.simplefilter("always")
         endings = cloudpickle.loads(packed)()
     warned = [_as_warned(warning) for warning in caught]
     return [_pack(ending) for ending in endings], cloudpickle.dumps(warned)

@@ -123,15 +123,13 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-@contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Keep the other threads of the process out of this block.
+def one_at_a_time() -> AbstractContextManager[object]:
+    """Return what keeps the other threads of the process out of a block.
 
     Two that train in it would hand Python to and fro, slower than one after the other, and share
     the warning filters.
     """
-    with _trainer_lock:
-        yield
+    return _trainer_lock
 
 
 # -- random generators -----------------------------------------------------------------------------
