@@ -18,13 +18,12 @@ MAX_DENSITY, MIN_COLUMNS = 1 / 16, 512
 
 
 class DenseRows:
-    """Rows in one tensor (n_rows, ...) on the device: n_features numbers in each."""
+    """Rows in one tensor (n_rows, ...) on the device."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
-        self.n_rows, self.n_features = len(tensor), row_size(tensor)
-        #: numbers that a row holds
-        self.row_size = self.n_features
+        #: how many rows there are, and how many numbers each holds
+        self.n_rows, self.row_size = len(tensor), row_size(tensor)
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of a (device) index."""
@@ -45,7 +44,7 @@ class SparseRows:
 
     def __init__(self, matrix: Any):
         self.matrix = matrix
-        self.n_rows, self.n_features = matrix.shape
+        self.n_rows = matrix.shape[0]
         self.row_size = 1 + matrix.nnz // max(1, self.n_rows)
 
     def take(self, index: Tensor) -> Any:
@@ -69,8 +68,7 @@ class CompressedRows:
 
     def __init__(self, matrix: Any, device: torch.device, dtype: torch.dtype):
         self.matrix, self.device, self.dtype = matrix, device, dtype
-        self.n_rows, self.n_features = matrix.shape
-        self.row_size = self.n_features
+        self.n_rows, self.row_size = matrix.shape
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of an index as a dense tensor on the device."""
@@ -104,8 +102,7 @@ class MappedRows:
         self.X: np.ndarray = X.array if isinstance(X, RowsOf) else X
         self.index = X.index if isinstance(X, RowsOf) else None
         self.scaler, self.device, self.dtype = scaler, device, dtype
-        self.n_rows, self.n_features = X.shape[0], row_size(X)
-        self.row_size = self.n_features
+        self.n_rows, self.row_size = X.shape[0], row_size(X)
 
     def take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows of an index as a dense tensor on the device."""

@@ -27,7 +27,7 @@ def test_sparse_rows_are_dense_rows(dtype, scaled):
     dense = as_rows(matrix.toarray(), scaler, CPU, dtype)
     index = torch.tensor([3, 3, 0, 59])
     for rows in (sparse, dense):
-        assert (rows.n_rows, rows.n_features) == (60, 6)
+        assert (rows.n_rows, rows.row_size) == (60, 6)
         assert rows.take(index).dtype == rows.part(slice(None)).dtype == dtype
     torch.testing.assert_close(sparse.take(index), dense.take(index))
     torch.testing.assert_close(sparse.part(slice(1, 5)), dense.part(slice(1, 5)))

@@ -238,7 +238,7 @@ class Block:
         self.X: Tensor | None = None
         inputs: list[Any] = [None] * n_batches
         if not isinstance(data.X, SparseRows):  # those come in matrices of their own
-            shape = self.n_rows * n_groups, data.X.n_features
+            shape = self.n_rows * n_groups, data.X.row_size
             self.X = torch.empty(shape, device=device, dtype=dtype)
             inputs = [part.mT for part in steps(self.X, n_groups)]
         outs = [part.view(*part.shape[:-2], n_outputs, -1) for part in steps(self.out, n_models)]
