@@ -7,9 +7,11 @@ alone, in seconds of one CPU core. Sets are named in `_datasets.py`; needs the e
 """
 
 import argparse
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,19 @@ MODELS: dict[str, Callable[[Dataset, int], Any]] = {
     "trees": trees,
     "linear": linear,
 }
+#: only where --models names it: torchsk after torch.set_float32_matmul_precision("medium"), rounded
+#: here as a processor with bfloat16 does it
+EXTRA_MODELS = {"medium": torchsk}
+
+
+def precision(name: str) -> AbstractContextManager[object]:
+    """Return the context in which a model is evaluated."""
+    if name != "medium":
+        return nullcontext()
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    from simulated_precision import reduced_products
+
+    return reduced_products()
 
 
 def evaluate(make: Callable[[Dataset, int], Any], data: Dataset, seed: int) -> Scores:
@@ -240,7 +255,9 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="the large sets, on all their rows")
     parser.add_argument("--rows", type=int, default=10_000, help="largest number of rows of a set")
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument(
+        "--models", nargs="*", default=list(MODELS), choices=[*MODELS, *EXTRA_MODELS]
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for JSON and PNG")
     options = parser.parse_args()
     dev_sets = [name for name in (*CLASSIFICATION, *REGRESSION) if name != "magic_like"]
@@ -260,8 +277,13 @@ def main() -> None:
                 results[model][name] = []
             for seed in range(options.splits):  # interleaved, for their times
                 for model in options.models:
-                    results[model][name].append(evaluate(MODELS[model], data, seed))
+                    with precision(model):
+                        make = (MODELS | EXTRA_MODELS)[model]
+                        results[model][name].append(evaluate(make, data, seed))
             print(name, flush=True)
+    if "medium" in results and "torchsk" in results:
+        columns = [COLUMNS[0].replace("the MLP", "float32"), *COLUMNS[1:]]
+        print_table(columns, [table_row("medium", summary(results["medium"], results["torchsk"]))])
     if "mlp" in results:
         print_table(COLUMNS, [table_row(m, summary(results[m], results["mlp"])) for m in results])
         draw(results, options.out / f"{report}.png")

@@ -2,6 +2,7 @@
 
 The same float32 data, epochs, batches and solver for all, one thread. "products" is the time that
 the matrix products of the steps take alone: no implementation with these kernels can be faster.
+"torchsk, medium" trains after torch.set_float32_matmul_precision("medium").
 """
 
 import multiprocessing
@@ -18,7 +19,7 @@ from skorch import NeuralNetClassifier
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from torchsk import TorchClassifier
+from torchsk import TorchClassifier, _matmul
 
 # the same work for both sides, whatever their defaults are
 PLAIN = {"alpha": 0.0001, "learning_rate": "constant"}
@@ -72,7 +73,7 @@ def plain_torch_fit(X, y, hidden_layer_sizes, n_classes, batch_size, epochs, sol
 
 
 def matrix_products(X, hidden_layer_sizes, n_outputs, batch_size, epochs):
-    """Do the matrix products of all steps, by the fastest of torch's kernels, and nothing else."""
+    """Do the matrix products of all steps, by the kernels that torchsk takes, and nothing else."""
     sizes = [X.shape[1], *hidden_layer_sizes, n_outputs]
     torch.manual_seed(0)
     layers = [
@@ -85,7 +86,9 @@ def matrix_products(X, hidden_layer_sizes, n_outputs, batch_size, epochs):
         for i, o in zip(sizes, sizes[1:], strict=False)
     ]
     linear = torch.ops.mkldnn._linear_pointwise
-    large = [i * o * batch_size >= 2**21 for i, o in zip(sizes, sizes[1:], strict=False)]
+    large = [
+        i * o * batch_size >= _matmul._ONEDNN_SIZE for i, o in zip(sizes, sizes[1:], strict=False)
+    ]
     for _ in range(epochs * -(-len(X) // batch_size)):
         for first, big, (x, weight, delta, gradient) in zip(
             (True, *[False] * len(layers)), large, layers, strict=False
@@ -128,8 +131,15 @@ def fits(name, solver, device):
         train_split=None,
         verbose=0,
     )
+
+    def in_bfloat16():
+        torch.set_float32_matmul_precision("medium")
+        ours.fit(X, y)
+        torch.set_float32_matmul_precision("highest")
+
     return {
         "torchsk": lambda: ours.fit(X, y),
+        "torchsk, medium": in_bfloat16,
         "scikit-learn": lambda: theirs.fit(X, y),
         "skorch": lambda: skorch.fit(X, y),
         "plain torch": lambda: plain_torch_fit(X, y, hidden, n_classes, batch_size, epochs, solver),
@@ -247,7 +257,15 @@ def main():
                     results.append({"case": name, "solver": solver, "seconds": seconds})
                     ratios = {peer: f"{t / seconds['torchsk']:.2f}" for peer, t in seconds.items()}
                     print(f"{name} {solver}: {ratios}", flush=True)
-        columns = ["fit", "torchsk ms", "scikit-learn", "skorch", "plain torch", "products"]
+        columns = [
+            "fit",
+            "torchsk ms",
+            "torchsk, medium",
+            "scikit-learn",
+            "skorch",
+            "plain torch",
+            "products",
+        ]
         rows = [
             [
                 f"{result['case']}, {result['solver']}",

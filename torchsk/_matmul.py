@@ -1,38 +1,57 @@
 """Products of matrices, by the fastest kernel that torch brings for this processor.
 
-torch hands float32 products on x86 to MKL, which on processors of other makers than Intel keeps to
-AVX2. oneDNN, which comes with torch as well, uses AVX-512 wherever it is there and is then up to
-twice as fast (as fast where AVX-512 takes two cycles); a call costs some ten microseconds more, and
-there is none for stacks of matrices, so small products and stacks stay with MKL.
-`benchmarks/single_fit.py` shows both.
+torch hands float32 products on x86 to MKL, which on AMD's processors keeps to AVX2. oneDNN, which
+comes with torch as well, uses AVX-512 wherever it is; a call costs some ten microseconds more, and
+there is none for stacks of matrices. So large products go to oneDNN where `ONEDNN_SIZES` says that
+it is faster. The choice depends on the processor's name alone: it is the same in every run and in
+every worker of a machine. `benchmarks/products.py` measures what the table holds.
+
+After ``torch.set_float32_matmul_precision("medium")`` all products are torch's own, which then
+round what they multiply to bfloat16 on processors that multiply it faster.
 """
 
 import torch
 from torch import Tensor
 
-# multiply-adds from which oneDNN is faster
-ONEDNN_SIZE = 2**21
+#: (maker, vector instructions) -> multiply-adds from which oneDNN is at least as fast as MKL.
+#: MKL is the faster one on Intel (with AMX: 160 GFLOP/s against 140), and with AVX2 on AMD's
+#: (90 against 80); with AVX-512 on AMD's oneDNN is as fast (Zen 4) to twice as fast.
+ONEDNN_SIZES = {("AMD", "AVX512"): 2**21}
 
 
-def has_fast_onednn() -> bool:
-    """Return whether oneDNN is built in and this processor has AVX-512."""
-    return (
-        torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _processor() -> tuple[str, str]:
+    """Return the maker of this processor and the vector instructions that torch uses."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    maker, *_ = capabilities.get("cpu_name", "").replace("(R)", "").split() or [""]
+    return maker, torch.backends.cpu.get_cpu_capability().partition("_")[0]
+
+
+def _onednn_size() -> float:
+    """Return the number of multiply-adds from which products go to oneDNN here."""
+    is_there = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
     )
+    return ONEDNN_SIZES.get(_processor(), float("inf")) if is_there else float("inf")
 
 
-_FAST_ONEDNN = has_fast_onednn()
+_ONEDNN_SIZE = _onednn_size()
+
+
+def is_reduced() -> bool:
+    """Return whether torch was told to multiply float32 in bfloat16 where that is faster."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is None:
+        return torch.get_float32_matmul_precision() == "medium"
+    return matmul.fp32_precision == "bf16"
 
 
 def prefers_onednn(like: Tensor, n_multiply_adds: float) -> bool:
     """Return whether a product of this size, of two matrices like this one, goes to oneDNN."""
     return (
-        _FAST_ONEDNN
-        and n_multiply_adds >= ONEDNN_SIZE
+        n_multiply_adds >= _ONEDNN_SIZE
         and like.dtype == torch.float32
         and like.device.type == "cpu"
+        and not is_reduced()
     )
 
 

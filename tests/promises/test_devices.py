@@ -4,7 +4,10 @@
 """
 
 import pickle
+import runpy
+import sys
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -260,3 +263,15 @@ def test_the_generators_of_torch_stay(place, device, iris):
             TorchClassifier(**SHORT | options, device=name).fit(*iris)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert torch.equal(devices.get_rng_state(device), states[1])
+
+
+@on_a_device
+def test_the_benchmark_of_devices_runs(device, monkeypatch, tmp_path, capsys):
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.setattr(sys, "path", [str(benchmarks), *sys.path])
+    arguments = ["--rehearse", "--runs", "1", "--device", device, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["devices.py", *arguments])
+    monkeypatch.setattr(simulated_device, "install", lambda: None)  # it is
+    runpy.run_path(str(benchmarks / "devices.py"), run_name="__main__")
+    assert "search of 10 fits" in capsys.readouterr().out
+    assert (tmp_path / "devices.json").exists()
