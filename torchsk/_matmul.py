@@ -10,6 +10,8 @@ After ``torch.set_float32_matmul_precision("medium")`` all products are torch's 
 round what they multiply to bfloat16 on processors that multiply it faster.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ ONEDNN_SIZES = {("AMD", "AVX512"): 2**21}
 
 def _processor() -> tuple[str, str]:
     """Return the maker of this processor and the vector instructions that torch uses."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = dict(getattr(torch.cpu, "get_capabilities", dict)())
     maker, *_ = capabilities.get("cpu_name", "").replace("(R)", "").split() or [""]
     return maker, torch.backends.cpu.get_cpu_capability().partition("_")[0]
 
