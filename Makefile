@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench dist clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 # The stamps are intermediate only by their form: keep them.
@@ -33,6 +33,18 @@ bench: $(VENV)/.installed-bench
 	@set -e; for script in $(wildcard benchmarks/*.py); do \
 		echo "$$script"; $(BIN)/python $$script; \
 	done
+
+# The packages, and the wheel tried where there is no checkout, with the lowest versions it asks for.
+dist: $(VENV)/.installed-dist
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/python -m twine check --strict dist/*
+	mkdir build && $(BIN)/python tests/lowest.py >build/lowest.txt
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip --disable-pip-version-check -qq install \
+		-c constraints.txt -c build/lowest.txt dist/*.whl
+	cd build && wheel/bin/python -P -W ignore ../tests/installed.py
+	@ls -l dist
 
 # What was built or cached; the virtual environment stays.
 clean:
