@@ -28,9 +28,10 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
 def available_devices() -> list[str]:
     """Return the names of the devices that torch can use here, "cpu" first."""
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is None or not torch.accelerator.is_available():
+    if not torch.accelerator.is_available():
         return ["cpu"]
+    accelerator = torch.accelerator.current_accelerator()  # torch 2.6 raises where there is none
+    assert accelerator is not None
     kind, n_devices = accelerator.type, torch.accelerator.device_count()
     return ["cpu", kind, *(f"{kind}:{i}" for i in range(n_devices))]
 
