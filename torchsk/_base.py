@@ -17,11 +17,17 @@ from torch import Tensor, nn
 from torchsk import _stacking
 from torchsk._data import Data, as_numpy, check_weights
 from torchsk._fitting import make_job
-from torchsk._heads import Head, make_head
-from torchsk._inputs import check_ids, check_inputs, held_out_names
+from torchsk._heads import LOSS_NAMES, Head, make_head
+from torchsk._hints import suggesting
+from torchsk._inputs import check_ids, check_inputs, held_out_names, warn_of_other_scale
 from torchsk._models import Fitted, Model, output_dtype
-from torchsk._parameters import PARAMETER_CONSTRAINTS, Settings
-from torchsk._sklearn_compat import CALLBACK_STATE, callback_tasks, check_weight
+from torchsk._parameters import PARAMETER_CONSTRAINTS, Settings, meant
+from torchsk._sklearn_compat import (
+    CALLBACK_STATE,
+    InvalidParameterError,
+    callback_tasks,
+    check_weight,
+)
 from torchsk._targets import Targets
 from torchsk._training import Lane, TrainingResult, lane_of
 
@@ -30,8 +36,8 @@ CURVES = (
     "loss_curve_", "validation_loss_curve_", "validation_scores_", "best_loss_",
     "best_validation_score_",
 )  # fmt: skip
-#: how the name of an entry of module_params begins in set_params
-ENTRY = "module__"
+#: parameter -> the dict of its parameters: ``module__width`` in set_params is an entry of it
+ENTRIES = {"module": "module_params", "loss": "loss_params"}
 
 
 def _read_only(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -46,7 +52,6 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     _parameter_constraints: dict = PARAMETER_CONSTRAINTS
 
-    module_params: dict | None
     #: what the last call of fit or partial_fit has left
     _fitted: Fitted
 
@@ -56,15 +61,23 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> tuple[Targets, np.ndarray]:
         """Return (what is learnt from y alone, or was `before`; y encoded)."""
 
+    def _validate_params(self):
+        """Validate as scikit-learn does; the error says, too, what was meant."""
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            error.args = (f"{error}{meant(self)}",)
+            raise
+
     def set_params(self, **params):
-        """Set parameters of the estimator, or single entries of `module_params`.
+        """Set parameters of the estimator, or single entries of `module_params` and `loss_params`.
 
         Parameters
         ----------
         **params : dict
             Parameters by name. ``module__width=8`` sets ``width`` in `module_params`, which becomes
-            a new dict, so that the one that was given stays as it is. Together with
-            ``module_params=...`` it comes second.
+            a new dict, so that the one that was given stays as it is; ``loss__delta=2.0`` sets
+            ``delta`` in `loss_params`. Together with ``module_params=...`` it comes second.
 
         Returns
         -------
@@ -76,17 +89,22 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
         ValueError
             If there is no such parameter, or no class or function as `module` to take the entries.
         """
-        names = [name for name in params if name.startswith(ENTRY)]
-        entries = {name.removeprefix(ENTRY): params.pop(name) for name in names}
+        entries: dict[str, dict] = {}
+        for name in list(params):
+            parameter, is_entry, key = name.partition("__")
+            if is_entry and parameter in ENTRIES:
+                entries.setdefault(parameter, {})[key] = params.pop(name)
         module = params.get("module", self.module)
-        if entries and (module is None or isinstance(module, nn.Module)):
+        if "module" in entries and (module is None or isinstance(module, nn.Module)):
             raise ValueError(
-                f"module must be a class or function where {ENTRY}{next(iter(entries))} is set, an "
-                f"entry of its module_params; got a module of type {type(module).__name__}."
+                f"module must be a class or function where module__{next(iter(entries['module']))} "
+                "is set, an entry of its module_params; got a module of type "
+                f"{type(module).__name__}."
             )
         super().set_params(**params)
-        if entries:
-            self.module_params = {**(self.module_params or {}), **entries}
+        for parameter, changed in entries.items():
+            name = ENTRIES[parameter]
+            setattr(self, name, {**(getattr(self, name) or {}), **changed})
         return self
 
     # -- fit --
@@ -111,10 +129,14 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
             weight = None if sample_weight is None else check_weight(as_numpy(sample_weight), X)
             targets, y = self._learn(y, before, incremental)
             held_out = self._check_held_out(X_val, y_val, targets, X.shape[1:])
-            head = make_head(self.loss, self.loss_params, targets.problem, targets.n_targets)
+            with suggesting(self.loss, LOSS_NAMES):
+                head = make_head(self.loss, self.loss_params, targets.problem, targets.n_targets)
             head.check_target(y)
             if held_out is not None:
                 head.check_target(held_out.y, "y_val")
+                warn_of_other_scale(X, held_out.X, "X")
+                if targets.problem == "regression":
+                    warn_of_other_scale(y, held_out.y, "y")
             data, held_out = targets.class_weights(
                 Data(X, y, weight), held_out, getattr(self, "class_weight", None), incremental
             )

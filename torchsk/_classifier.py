@@ -141,7 +141,8 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         of its raw outputs, for labels the sigmoid.
 
     loss_params : dict, default=None
-        Parameters of the loss, those of a function or class of yours, too. The losses by name
+        Parameters of the loss, those of a function or class of yours, too. In `set_params` and in
+        the grid of a search ``loss__gamma`` stands for the entry ``"gamma"``. The losses by name
         have:
 
         - "log_loss": ``label_smoothing=0.0``, the share of the target, in [0, 1), that is spread

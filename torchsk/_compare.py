@@ -80,6 +80,15 @@ def _make_splits(estimators, X, y, groups, cv, random_state):
     return list(splitter.split(X, y, groups))
 
 
+def _name_estimator(error, name):
+    """Have an error of one estimator name it: in its message, or in a note where it has another."""
+    where = f"estimators[{name!r}]"
+    if len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (f"{where} failed: {error.args[0].lstrip()}",)
+    else:
+        error.add_note(f"This happened in compare, with {where}.")
+
+
 def compare(
     estimators,
     X,
@@ -181,7 +190,7 @@ def compare(
         try:
             results = cross_validate(estimator, X, y, return_estimator=True, **settings)
         except Exception as error:
-            error.add_note(f"This happened in compare, with estimators[{name!r}].")
+            _name_estimator(error, name)
             raise
         fitted = results.pop("estimator")
         for column, values in results.items():

@@ -99,8 +99,9 @@ def _read_curves(estimator):
     curves = {key: np.asarray(v) for key, v in values.items() if v is not None and len(v)}
     if "loss_curve_" not in curves:
         raise ValueError(
-            "estimator must be one that records loss_curve_ in fit, which solver='lbfgs' does not; "
-            f"got estimator={estimator!r}."
+            "estimator must have a loss_curve_, as torchsk's and scikit-learn's networks have "
+            "after a fit with another solver than 'lbfgs', alone, at the end of a pipeline or in a "
+            f"search; got estimator={estimator!r}, whose {type(final).__name__} has none."
         )
     if getattr(final, "scoring", None) == "loss" and "validation_loss_curve_" in curves:
         curves["validation_loss_curve_"] = curves.pop("validation_loss_curve_")

@@ -1,6 +1,7 @@
 """From checked rows to one job: start or go on, split, merge, scale, and choose who trains it."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import check_scoring
+from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.utils import check_random_state
 
 from torchsk import _defaults
 from torchsk._data import Data, is_mapped, merge_duplicates
 from torchsk._heads import Head
+from torchsk._hints import suggesting
 from torchsk._inputs import check_ids
 from torchsk._mlp import Reexpression, draw_weights
 from torchsk._models import Fitted, MLPModel, Model, output_dtype
@@ -22,7 +24,7 @@ from torchsk._modules import ModuleModel
 from torchsk._optimizers import class_of
 from torchsk._parameters import Settings, check_scoring_name, make_spec
 from torchsk._rows import Examples, MappedRows, as_rows, as_tensor, as_weight
-from torchsk._runtime import exact_dtype, resolve_device
+from torchsk._runtime import BUILDS, exact_dtype, resolve_device
 from torchsk._schedules import make_schedule
 from torchsk._solvers import is_scheduled
 from torchsk._standardizer import Moments, Squares, Standardizer
@@ -59,12 +61,8 @@ def make_job(
         Whether this is a call of partial_fit: one epoch of a run that has no end.
     """
     check_scoring_name(estimator.scoring)
-    device, lane = resolve_device(estimator.device), choose_lane(estimator, targets)
-    if exact_dtype(device) != torch.float64 and lane.dtype == torch.float64:
-        raise ValueError(
-            f"device must be one that has float64 for solver={estimator.solver!r}; "
-            f"got device={estimator.device!r}."
-        )
+    lane = choose_lane(estimator, targets)
+    device = _choose_device(estimator, lane)
     rng = check_random_state(estimator.random_state)
     early_stopping = bool(estimator.early_stopping and lane.has_epochs and not incremental)
     model = _start(estimator, data, head, rng, before, str(device))
@@ -167,6 +165,18 @@ def choose_lane(estimator: Any, targets: Targets) -> Lane:
     classes, callbacks = getattr(targets, "classes", None), estimator.skorch_callbacks or ()
     n_classes = None if classes is None else len(classes)
     return SkorchLane(estimator.solver, estimator.learning_rate, callbacks, n_classes)
+
+
+def _choose_device(estimator: Any, lane: Lane) -> torch.device:
+    """Return the device, if it is here and has the dtype of the lane."""
+    with suggesting(estimator.device, ["auto", "cpu", *BUILDS]):
+        device = resolve_device(estimator.device)
+    if exact_dtype(device) != torch.float64 and lane.dtype == torch.float64:
+        raise ValueError(
+            f"device must be one that has float64 for solver={estimator.solver!r}; "
+            f"got device={estimator.device!r}."
+        )
+    return device
 
 
 def _start(
@@ -332,6 +342,17 @@ def _score(
             raise ValueError(
                 "scoring must be 'loss', None or a scorer that fits this y and loss; "
                 f"got scoring={estimator.scoring!r}, which says: {error}"
+                f"{_other_scoring(estimator.scoring, scorer, error, y)}"
             ) from error
 
     return score
+
+
+def _other_scoring(name: str, scorer: Any, error: Exception, y: np.ndarray) -> str:
+    """Return what to give in place of a scorer for one class of two, which is to be called 1."""
+    ways = [repr(other) for other in get_scorer_names() if other.startswith(f"{name}_")]
+    if "pos_label" in str(error):
+        (positive,) = np.unique(y)[-1:].tolist()
+        made = re.sub(r", average=\w+|\)$", "", repr(scorer))
+        ways.insert(0, f"sklearn.metrics.{made}, pos_label={positive!r})")
+    return f". Give {', or '.join(ways)}." if ways else ""

@@ -1,6 +1,7 @@
 """X and y as they are given, checked as scikit-learn does; for a module X has any shape."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from scipy.sparse import issparse
 from sklearn.base import is_classifier
 from sklearn.utils.validation import validate_data
 
-from torchsk._data import as_floats, as_numpy, as_table
+from torchsk._data import CHUNK_SIZE, as_floats, as_numpy, as_table, row_size
 
 #: dtypes in which the built-in network takes X; what has another becomes float64
 FLOATS = (np.float64, np.float32)
@@ -19,6 +20,22 @@ NUMBERS = (
     *FLOATS, np.float16, np.bool_, np.uint8, np.uint16, np.uint32, np.uint64,
     np.int8, np.int16, np.int32, np.int64,
 )  # fmt: skip
+
+#: held-out numbers are far off that lie so many standard deviations from the mean: by Chebyshev's
+#: inequality 1 in 100 at most, whatever the distribution
+FAR = 10
+#: rows to look at, at most; with fewer than `FEWEST` a spread, or where most rows lie, says little
+MANY, FEWEST = 1000, 10
+#: what to do about it
+WAYS = {
+    "X": "What transforms X must transform X_val, too: in a pipeline, transform_input=['X_val'] "
+    'does (the guide shows it, under "Validation rows of your own, in a pipeline").',
+    "y": "What transforms y must transform y_val, too.",
+}
+
+#: what to do with strings, in X and in a regressor's y
+STRINGS = "encode strings first, columns of X with a OneHotEncoder or OrdinalEncoder in a pipeline"
+LABELS = "labels are for TorchClassifier"
 
 #: X and y as words of a message, not as labels ('y') and names of columns (- y)
 X_OR_Y = re.compile(r"(?<![\w'\"])(?<!- )[Xy](?![\w'\"])")
@@ -45,6 +62,7 @@ def check_inputs(
     if has_module and isinstance(X, list | tuple):
         X = np.asarray([as_numpy(row) for row in X])
     _check_axes(X, has_module, shape)
+    _check_missing(*y)
     try:
         checked = validate_data(
             estimator,
@@ -58,11 +76,9 @@ def check_inputs(
         )
     except ValueError as error:
         if "convert string to float" in str(error):
-            what = "X" if is_classifier(estimator) or not y else "X and y"
-            error.args = (
-                f"{what} must hold numbers; {error}: encode strings first, columns of X with a "
-                "OneHotEncoder or OrdinalEncoder in a pipeline.",
-            )
+            is_y = bool(y) and not is_classifier(estimator) and _holds_strings(y[0])
+            what, way = ("y", LABELS) if is_y else ("X", STRINGS)
+            error.args = (f"{what} must hold numbers; {error}: {way}.",)
         raise
     if has_module:
         return checked
@@ -82,6 +98,34 @@ def held_out_names(names: str) -> Iterator[None]:
         raise
 
 
+def warn_of_other_scale(rows: Any, held_out: Any, name: str) -> None:
+    """Warn if in a quarter of the features most held-out rows lie where hardly a row can.
+
+    A quarter, for of raw features next to scaled ones not all are far off: some have small units.
+    """
+    sample, others = _sample(rows), _sample(held_out)
+    if min(len(sample), len(others)) < FEWEST or sample.shape[1] != others.shape[1]:
+        return
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        mean, deviation = sample.mean(axis=0), sample.std(axis=0)
+        varies = deviation > 10 * np.finfo(np.float64).eps * abs(mean)
+        far = np.median(abs(others - mean), axis=0)[varies] > FAR * deviation[varies]
+    if far.any() and far.mean() >= 0.25:
+        warnings.warn(
+            f"{name}_val seems to be on another scale than {name}: in {far.sum()} of {len(far)} "
+            f"columns most of its rows lie more than {FAR} standard deviations of {name} from the "
+            f"mean of {name}. {WAYS[name]}"
+        )
+
+
+def _sample(rows: Any) -> np.ndarray:
+    """Return rows from all over, float64 (n_rows, n_features), few enough to look at."""
+    n_rows = max(1, min(MANY, CHUNK_SIZE // max(1, row_size(rows))))
+    some = rows[:: -(-rows.shape[0] // n_rows)]
+    some = some.toarray() if issparse(some) else np.asarray(some)
+    return some.reshape(len(some), -1).astype(np.float64)
+
+
 def check_ids(X: Any, name: str = "X") -> None:
     """Raise unless X holds integers, where a module takes ids."""
     if X.dtype.kind not in "iu":
@@ -90,6 +134,33 @@ def check_ids(X: Any, name: str = "X") -> None:
             f"float32 row and took an int64 one; got {name} of dtype {X.dtype}. Give "
             f"{name}.astype(int)."
         )
+
+
+def _check_missing(*y: Any) -> None:
+    """Raise if an array of objects holds None, NaN, NaT or NA, of which sorting says nothing."""
+    for given in y:
+        values = np.asarray(as_numpy(given))
+        if values.dtype.kind == "U" and isinstance(given, list | tuple):  # NaN would be "nan"
+            values = np.asarray(given, dtype=object)
+        if values.dtype != object or values.ndim == 0:
+            continue
+        # each is equal to itself, but for NaN and NaT; of NA that is not known
+        missing = [i for i, v in enumerate(values.flat) if v is None or str(v == v) != "True"]
+        if missing:
+            row = missing[0] // (values.size // len(values))
+            raise ValueError(
+                f"Input y contains NaN or None: {len(missing)} of {values.size} values, first in "
+                f"row {row}. Leave such rows out."
+            )
+
+
+def _holds_strings(y: Any) -> bool:
+    """Return whether y is what cannot be converted to numbers."""
+    try:
+        np.asarray(y, dtype=np.float64)
+    except ValueError:
+        return True
+    return False
 
 
 def _check_axes(X: Any, has_module: bool, shape: tuple[int, ...] | None) -> None:

@@ -1,6 +1,5 @@
 """The parameters of the estimators: what each may be, and what it means in numbers."""
 
-import difflib
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from torch import nn
 
 from torchsk import _defaults
 from torchsk._activations import ACTIVATIONS, check_activation, is_sigmoid
+from torchsk._hints import did_you_mean, suggesting
 from torchsk._mlp import INITS, NetworkSpec
 from torchsk._schedules import SCHEDULES
-from torchsk._sklearn_compat import Interval, Options, StrOptions
+from torchsk._sklearn_compat import Interval, Options, StrOptions, is_valid
 from torchsk._solvers import (
     DECAY_PER_PENALTY,
     SOLVERS,
@@ -36,7 +36,7 @@ PARAMETER_CONSTRAINTS: dict = {
     "module": [nn.Module, callable, None],
     "module_params": [dict, None],
     "dropout": [StrOptions({"auto"}), Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
-    "init": [StrOptions({"glorot_uniform", *INITS}), callable],
+    "init": [StrOptions(dict.fromkeys(("glorot_uniform", *INITS)).keys()), callable],
     "standardize": ["boolean", StrOptions({"auto"})],
     "solver": [StrOptions(SOLVERS.keys()), callable],
     "alpha": [StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="left")],
@@ -72,16 +72,36 @@ PARAMETER_CONSTRAINTS: dict = {
 }  # fmt: skip
 
 
+#: parameter -> the one that a value may have been meant for
+MISTAKEN: dict[str, str] = {
+    "learning_rate": "learning_rate_init",
+    "learning_rate_init": "learning_rate",
+}
+
+
+def meant(estimator: Any) -> str:
+    """Return what was meant by the first parameter that is not valid, as far as can be told."""
+    constraints = estimator._parameter_constraints
+    for name, value in estimator.get_params(deep=False).items():
+        if name not in constraints or is_valid(value, constraints[name]):
+            continue
+        other = MISTAKEN.get(name)
+        if other is not None and is_valid(value, constraints[other]):
+            return f" Did you mean {other}={value!r}?"
+        options = [one.options for one in constraints[name] if isinstance(one, StrOptions)]
+        return did_you_mean(value, [option for names in options for option in names])
+    return ""
+
+
 def check_scoring_name(scoring: Any) -> None:
     """Raise if it is the name of no scorer; there are too many to list, so of those like it."""
     names = ["loss", *get_scorer_names()]
     if not isinstance(scoring, str) or scoring in names:
         return
-    alike = " or ".join(map(repr, difflib.get_close_matches(scoring, names)))
-    ways = f"Did you mean {alike}?" if alike else "sklearn.metrics.get_scorer_names() lists them."
+    way = did_you_mean(scoring, names) or " sklearn.metrics.get_scorer_names() lists them."
     raise ValueError(
         "scoring must be 'loss', None, a callable or the name of a scorer of scikit-learn; "
-        f"got scoring={scoring!r}. {ways}"
+        f"got scoring={scoring!r}.{way}"
     )
 
 
@@ -240,7 +260,8 @@ def make_spec(
         )
     activations = _one_per_layer("activation", activation, len(sizes))
     for one in activations:
-        check_activation(one)
+        with suggesting(one, ACTIVATIONS):
+            check_activation(one)
     drops = _one_per_layer("dropout", 0.0 if dropout == "auto" else dropout, len(sizes))
     for p in drops:
         if not (isinstance(p, numbers.Real) and 0 <= float(p) < 1):

@@ -134,7 +134,8 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
 
     loss_params : dict, default=None
         Parameters of the loss, such as ``{"quantile": [0.1, 0.9]}``; those of a function or class
-        of yours, too. The losses by name have:
+        of yours, too. In `set_params` and in the grid of a search ``loss__quantile`` stands for
+        the entry ``"quantile"``. The losses by name have:
 
         - "huber": ``delta=1.0``, above 0, in the unit of y: the error from which the loss grows
           linearly; or one per target.

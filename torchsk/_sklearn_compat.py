@@ -6,13 +6,20 @@ from typing import Any
 import numpy as np
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._available_if import _AvailableIfDescriptor
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+    make_constraint,
+)
 from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight
 
 __all__ = [
     "CALLBACK_STATE",
     "Interval",
+    "InvalidParameterError",
     "Options",
     "StrOptions",
     "available_if",
@@ -20,6 +27,7 @@ __all__ = [
     "check_partial_fit_first_call",
     "check_weight",
     "fit_context",
+    "is_valid",
 ]
 
 #: attributes that scikit-learn keeps on an estimator while its callbacks run
@@ -39,6 +47,13 @@ class _AvailableIf(_AvailableIfDescriptor):
 def available_if(check: Callable[[Any], bool]) -> Callable[[Callable], Any]:
     """Make a method available where check(estimator) does not raise an error, which says why."""
     return lambda method: _AvailableIf(method, check, attribute_name=method.__name__)
+
+
+def is_valid(value: Any, constraints: Any) -> bool:
+    """Return whether a value satisfies one of the constraints of a parameter."""
+    if constraints == "no_validation":
+        return True
+    return any(make_constraint(one).is_satisfied_by(value) for one in constraints)
 
 
 def check_weight(sample_weight: Any, X: Any) -> np.ndarray:

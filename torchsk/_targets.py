@@ -245,6 +245,11 @@ def _as_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
                 f"{error} y is an array of objects: use y.astype(bool), .astype(int) or so.",
             )
         raise
+    except TypeError:
+        kinds = " and ".join(sorted({type(label).__name__ for label in y.flat}))
+        raise TypeError(
+            f"y must hold labels of one kind, all strings or all numbers; got {kinds}."
+        ) from None
     y = y.toarray() if hasattr(y, "toarray") else y
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)

@@ -89,9 +89,11 @@ rooms = [
     box("leaf", 156, TOPS[11] + 9, 100, HEIGHT, "_heads", "a loss and all", "that follows"),
     box("leaf", 264, TOPS[11] + 9, 132, HEIGHT, "_activations", "and their", "derivatives"),
     box("leaf", 404, TOPS[11] + 9, 246, HEIGHT, "_schedules", "the rate of each epoch"),
-    box("leaf", 20, TOPS[12] + 40, 430, HEIGHT, "_runtime", "torch's devices, threads, generators",
+    box("leaf", 20, TOPS[12] + 40, 300, HEIGHT, "_runtime", "torch's devices, threads, generators",
         "(used by many rooms)"),
-    box("leaf", 470, TOPS[12] + 40, 430, HEIGHT, "_sklearn_compat", "scikit-learn's private names",
+    box("leaf", 340, TOPS[12] + 40, 280, HEIGHT, "_sklearn_compat", "scikit-learn's private names",
+        "(used by many rooms)"),
+    box("leaf", 640, TOPS[12] + 40, 260, HEIGHT, "_hints", "what a wrong name was meant for",
         "(used by many rooms)"),
     down(160, 0, 1),  # _convert
     down(460, 0, 1),

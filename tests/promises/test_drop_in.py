@@ -266,6 +266,20 @@ def test_entries_of_module_params_are_set_in_a_new_dict(iris):
         assert repr(TorchClassifier(**params)) == repr(other)
 
 
+def test_entries_of_loss_params_are_set_in_a_new_dict(diabetes):
+    given = {"delta": 1.0}
+    net = TorchRegressor(loss="huber", loss_params=given, max_iter=2, random_state=0)
+    other = clone(net).set_params(loss__delta=2.0)
+    assert net.loss_params is given
+    assert (given, other.loss_params) == ({"delta": 1.0}, {"delta": 2.0})
+    named = TorchRegressor().set_params(loss__quantile=0.9, loss="quantile")
+    assert named.loss_params == {"quantile": 0.9}
+    search = GridSearchCV(net, {"loss__delta": [0.1, 10.0]}, cv=2).fit(*diabetes)
+    assert search.best_estimator_.loss_params == {"delta": search.best_params_["loss__delta"]}
+    with pytest.raises(ValueError, match=r"^loss_params must have no keys but \['delta'\]"):
+        clone(net).set_params(loss__width=1).fit(*diabetes)
+
+
 @pytest.mark.parametrize("module", [None, mlp(4, 3)], ids=["built-in", "instance"])
 def test_entries_need_a_module_that_takes_them(module):
     net = TorchClassifier(module=module)

@@ -7,6 +7,7 @@ import traceback
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 import skorch.callbacks as cbs
 import torch
 from networks import Classifier, Regressor, mlp
@@ -76,6 +77,43 @@ def test_values_that_are_not_finite(value, iris):
             estimator.fit(_with(X, value), y)
         with pytest.raises(ValueError, match="Input y contains"):
             estimator.fit(X, _with(y, value))
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT], ids=str)
+@pytest.mark.parametrize("container", [np.array, pd.Series, list], ids=lambda c: c.__name__)
+def test_missing_labels(missing, container, iris):
+    X, y = iris
+    labels = np.array(["a", "b"], dtype=object)[(y > 0).astype(int)]
+    labels[[7, 20]] = missing
+    message = r"^Input {} contains NaN or None: 2 of 150 values, first in row 7\. Leave such rows"
+    for estimator in (Classifier(), Regressor()):
+        with pytest.raises(ValueError, match=message.format("y")):
+            estimator.fit(X, container(labels))
+    with pytest.raises(ValueError, match=message.format("y_val")):
+        Classifier().fit(X, y, X_val=X, y_val=container(labels))
+
+
+def test_labels_of_several_kinds_and_labels_for_a_regressor(iris):
+    X, y = iris
+    mixed = np.array(["a", 1], dtype=object)[(y > 0).astype(int)]
+    with pytest.raises(TypeError, match=r"^y must hold labels of one kind, .*; got int and str\."):
+        Classifier().fit(X, mixed)
+    words = np.array(["a", "b"], dtype=object)[(y > 0).astype(int)]
+    with pytest.raises(ValueError, match=r"^y must hold numbers; .*: labels are for TorchCl"):
+        Regressor().fit(X, words)
+    with pytest.raises(ValueError, match=r"^X must hold numbers; .* OneHotEncoder"):
+        Regressor().fit(np.c_[words, words], y)
+
+
+@pytest.mark.parametrize("scoring", ["f1", "precision", "average_precision"])
+def test_a_scorer_that_asks_for_the_label_1(scoring, iris):
+    X, y = iris[0][:100], np.array(["no", "yes"])[iris[1][:100]]
+    stops = {"early_stopping": True, "max_iter": 2, "random_state": 0}
+    with pytest.raises(ValueError, match=r"^scoring must .*, which says: ") as caught:
+        TorchClassifier(scoring=scoring, **stops).fit(X, y)
+    way = re.search(r"Give sklearn\.metrics\.(make_scorer\(.*?'yes'\))", str(caught.value))[1]
+    assert (f"'{scoring}_macro'" in str(caught.value)) == (scoring != "average_precision")
+    TorchClassifier(scoring=eval(way, vars(sklearn.metrics)), **stops).fit(X, y)
 
 
 def test_words_that_name_the_argument(iris):

@@ -1,16 +1,23 @@
 """Held-out rows: what is recorded of them, and early stopping by them."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import sklearn
 from networks import Classifier, Net, Regressor
 from sklearn import datasets
 from sklearn.base import clone
 from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from torch import nn
 
-from torchsk import TorchClassifier
+from torchsk import TorchClassifier, TorchRegressor
+from torchsk._inputs import warn_of_other_scale
 
 
 def test_validation_rows_are_recorded(halves):
@@ -142,3 +149,74 @@ def test_a_score_without_meaning_is_recorded_or_an_error(breast_cancer):
     assert np.isnan(net.fit(X, y, **one_class).validation_scores_).tolist() == [True, True]
     with pytest.raises(ValueError, match="score was not finite in epoch 1, though the loss was"):
         net.set_params(early_stopping=True).fit(X, y, **one_class)
+
+
+OTHER_SCALE = r"^X_val seems to be on another scale than X: in \d+ of {} columns .*transform_input"
+
+
+@pytest.mark.parametrize("scaler", [StandardScaler(), MinMaxScaler()], ids=str)
+def test_held_out_rows_that_were_not_transformed_as_the_others(scaler, halves):
+    X, y, X_val, y_val = halves
+    fast = TorchClassifier((4,), max_iter=1, random_state=0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        net = clone(fast).set_fit_request(X_val=True, y_val=True)
+        held_out = {"X_val": X_val, "y_val": y_val}
+        with pytest.warns(UserWarning, match=OTHER_SCALE.format(30)):
+            Pipeline([("scale", scaler), ("net", net)]).fit(X, y, **held_out)
+        steps = [("scale", scaler), ("net", net)]
+        Pipeline(steps, transform_input=["X_val"]).fit(X, y, **held_out)  # no warning
+    with pytest.warns(UserWarning, match=OTHER_SCALE.format(30)):
+        fast.fit(scaler.fit_transform(X), y, X_val=pd.DataFrame(X_val), y_val=y_val)
+
+
+def test_a_held_out_target_that_was_not_transformed_as_the_other(diabetes):
+    X, y = diabetes
+    fast = TorchRegressor(hidden_layer_sizes=(4,), max_iter=1, random_state=0)
+    with pytest.warns(UserWarning, match=r"^y_val seems .* What transforms y must transform y_v"):
+        fast.fit(X, (y - y.mean()) / y.std(), X_val=X, y_val=y)
+
+
+def test_images_that_were_not_divided_as_the_others(digits):
+    X, y = digits
+    images = X.reshape(-1, 1, 8, 8)
+    net = TorchClassifier(module=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), max_iter=1)
+    with pytest.warns(UserWarning, match=OTHER_SCALE.format(r"\d+")):
+        net.fit(images / 255, y, X_val=images, y_val=y)
+
+
+def _honest(rng, kind, n_rows):
+    """Return rows of a distribution that is hard on a rule about scales."""
+    X = {
+        "heavy tails": lambda: rng.standard_cauchy((n_rows, 4)),
+        "heavy tails of whole rows": lambda: (
+            rng.standard_cauchy((n_rows, 1)) * rng.normal(size=(n_rows, 4))
+        ),
+        "growth": lambda: np.exp(np.exp(rng.normal(size=(n_rows, 2)))),
+        "rare": lambda: (rng.random((n_rows, 30)) < 0.02).astype(float),
+        "sparse": lambda: sp.random_array((n_rows, 300), density=0.02, rng=rng, format="csr"),
+        "constant": lambda: np.full((n_rows, 3), 0.1) + [0, 0, 1e9],
+        "images": lambda: rng.integers(0, 2, (n_rows, 1)) * rng.integers(0, 255, (n_rows, 16)),
+        "one column": lambda: rng.lognormal(sigma=2, size=(n_rows, 1)),
+        "shifted by three deviations": lambda: rng.normal(0 if n_rows == 60 else 3, 1, (n_rows, 4)),
+    }
+    return X[kind]()
+
+
+@pytest.mark.parametrize("n_held_out", [1, 3, 12, 40])
+@pytest.mark.parametrize("kind", [
+    "heavy tails", "heavy tails of whole rows", "growth", "rare", "sparse", "constant", "images",
+    "one column", "shifted by three deviations",
+])  # fmt: skip
+def test_rows_of_the_same_kind_are_on_the_same_scale(kind, n_held_out):
+    rng = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(100):
+            warn_of_other_scale(_honest(rng, kind, 60), _honest(rng, kind, n_held_out), "X")
+
+
+def test_of_many_rows_some_from_all_over_are_looked_at():
+    X = np.repeat([[0.0], [1.0]], 5000, axis=0)
+    warn_of_other_scale(X, X[::-1][:5000], "X")  # sorted rows: the first ones alone are constant
+    with pytest.warns(UserWarning, match=r"in 1 of 1 columns"):
+        warn_of_other_scale(sp.csc_array(X), X + 100, "X")

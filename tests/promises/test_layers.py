@@ -40,7 +40,7 @@ FLOORS = [
     {"_sparse"},
     {"_mlp", "_rows", "_targets"},
     {"_activations", "_heads", "_inputs", "_schedules", "_solvers", "_standardizer"},
-    {"_data", "_defaults", "_dropout", "_matmul", "_runtime", "_sklearn_compat"},
+    {"_data", "_defaults", "_dropout", "_hints", "_matmul", "_runtime", "_sklearn_compat"},
 ]
 # Rooms that know nothing of the house.
 ALONE = {"_activations", "_displays", "_heads", "_schedules", "_solvers"} | FLOORS[-1]

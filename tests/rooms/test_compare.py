@@ -52,6 +52,17 @@ class FailsOn(DummyClassifier):
         return super().fit(X, y, sample_weight)
 
 
+class Fails(DummyClassifier):
+    """Classifier whose fit always fails."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+
+    def fit(self, X, y, sample_weight=None):
+        raise self.error
+
+
 FIRST = X[0]
 
 
@@ -289,7 +300,13 @@ def test_a_failed_fold_is_nan():
 def test_an_error_names_the_estimator():
     with pytest.raises(RuntimeError, match="first row") as caught:
         compare({"ok": TREE, "bad one": FailsOn()}, X, y, error_score="raise")
+    assert str(caught.value).startswith("estimators['bad one'] failed: ")
+    with pytest.raises(KeyError) as caught:
+        compare({"ok": TREE, "bad one": Fails(KeyError(1, 2))}, X, y, error_score="raise")
+    assert caught.value.args == (1, 2)
     assert "estimators['bad one']" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match=r"^estimators\['bad one'\] failed: All the 2 fits failed"):
+        compare({"bad one": Fails(RuntimeError("always"))}, X, y, cv=2)
 
 
 @pytest.mark.parametrize(

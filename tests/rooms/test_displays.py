@@ -239,8 +239,9 @@ def test_bad_input(estimator, kwargs, error, message):
     ],
 )
 def test_estimators_without_a_loss_curve(estimator):
-    with pytest.raises(ValueError, match="loss_curve_ in fit, which solver='lbfgs' does not; got"):
-        LossCurveDisplay.from_estimator(estimator.fit(X, y))
+    message = r"(?s)must have a loss_curve_, .* 'lbfgs', .*; got .*whose {} has none"
+    with pytest.raises(ValueError, match=message.format(type(estimator).__name__)):
+        LossCurveDisplay.from_estimator(make_pipeline(StandardScaler(), estimator).fit(X, y))
 
 
 def test_display_holds_data_only(mlp):

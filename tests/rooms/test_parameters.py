@@ -5,6 +5,8 @@ import pytest
 from networks import Classifier
 from torch import nn
 
+from torchsk import TorchClassifier
+
 
 def test_hidden_layer_sizes_of_any_form(iris):
     X, y = iris
@@ -24,7 +26,10 @@ class InPlace(nn.Module):
 
 BAD_PARAMETERS = [
     ({"device": "cuda:63"}, r"^device must be one of \[.*'cpu'.*\]; got device='cuda:63'\."),
-    ({"device": "gpu"}, r"^device must be one of \[.*\]; got device='gpu'\.$"),
+    (
+        {"device": "gpu"},
+        r"^device must be one of .*; got device='gpu'\. Did you mean 'cuda'\?$",
+    ),
     ({"hidden_layer_sizes": (5, 0)}, r"^hidden_layer_sizes must be .*; got .*=\(5, 0\)\.$"),
     ({"hidden_layer_sizes": [2.5]}, r"^hidden_layer_sizes must be .*; got .*=\[2\.5\]\.$"),
     ({"hidden_layer_sizes": "ab"}, r"hidden_layer_sizes.* must be"),
@@ -41,7 +46,10 @@ BAD_PARAMETERS = [
     ({"activation": nn.GLU}, r"^activation must .* keeps the shape .*; got .*GLU'>\.$"),
     ({"activation": InPlace}, r"^activation must be .* out of place; got .*InPlace'>\.$"),
     ({"activation": int}, r"^activation must be .*; got activation=<class 'int'>\.$"),
-    ({"loss": "log"}, r"^loss must be one of .*'log_loss'.*; got loss='log'\.$"),
+    (
+        {"loss": "log"},
+        r"^loss must be one of .*; got loss='log'\. Did you mean 'log_loss'\?$",
+    ),
     (
         {"loss": "squared_error"},
         r"^loss must be one of .*; got loss='squared_error'\. TorchRegressor",
@@ -52,6 +60,20 @@ BAD_PARAMETERS = [
     ({"max_grad_norm": 0.0}, r"The 'max_grad_norm' parameter of TorchClassifier must be"),
     ({"scoring": "beauty"}, r"^scoring must be .*; got scoring='beauty'\. .*get_scorer_names\(\)"),
     ({"scoring": "acuracy"}, r"^scoring must be .*='acuracy'\. Did you mean 'accuracy' or"),
+    ({"scoring": "Accuracy"}, r"^scoring must be .*='Accuracy'\. Did you mean 'accuracy'\?$"),
+    ({"activation": "ReLU"}, r"'activation' .* among .* Got 'ReLU' .*\. Did you mean 'relu'\?$"),
+    ({"activation": ["Tanh"]}, r"^activation must .*='Tanh'\. Did you mean 'tanh'\?$"),
+    ({"solver": "SGD"}, r"'solver' .* Got 'SGD' instead\. Did you mean 'sgd'\?$"),
+    ({"init": "he_normal"}, r"'init' .* Got 'he_normal' .*\. Did you mean 'kaiming_normal'\?$"),
+    ({"class_weight": "Balanced"}, r"'class_weight' .* Did you mean 'balanced'\?$"),
+    ({"alpha": "Auto"}, r"'alpha' .* Did you mean 'auto'\?$"),
+    ({"loss": "cross entropy "}, r"^loss must .*\. Did you mean 'cross_entropy'\?$"),
+    ({"device": "CPU"}, r"^device must .*\. Did you mean 'cpu'\?$"),
+    ({"solver": "magic"}, r"Got 'magic' instead\.$"),
+    ({"alpha": -1.0}, r"Got -1\.0 instead\.$"),
+    ({"learning_rate": 0.01}, r"Got 0\.01 instead\. Did you mean learning_rate_init=0\.01\?$"),
+    ({"learning_rate": -1}, r"Got -1 instead\.$"),
+    ({"learning_rate_init": "cosine"}, r"Did you mean learning_rate='cosine'\?$"),
     ({"early_stopping": True, "validation_fraction": 0.001}, r"^The validation set is too small"),
 ]
 
@@ -60,6 +82,20 @@ BAD_PARAMETERS = [
 def test_bad_parameters(params, message, iris):
     with pytest.raises(ValueError, match=message):
         Classifier(**{**params}).fit(*iris)
+
+
+def test_a_subclass_may_have_parameters_of_its_own(iris):
+    class Own(TorchClassifier):
+        _parameter_constraints: dict = {
+            **TorchClassifier._parameter_constraints, "unchecked": "no_validation"
+        }  # fmt: skip
+
+        def __init__(self, *, a=1, unchecked=1, solver="sgd"):
+            super().__init__(solver=solver)
+            self.a, self.unchecked = a, unchecked
+
+    with pytest.raises(ValueError, match=r"Did you mean 'adam'\?$"):
+        Own(solver="Adam").fit(*iris)
 
 
 def test_what_a_solver_makes_no_use_of_is_said(iris):

@@ -10,11 +10,12 @@ axes (a stack of models) broadcast. `loss` reduces the last axis only.
 
 from torchsk._heads.base import ClassificationHead, Head, RegressionHead
 from torchsk._heads.classification import Binomial, Multinomial
-from torchsk._heads.registry import ALIASES, LOSSES, TORCH_LOSSES, make_head
+from torchsk._heads.registry import ALIASES, LOSS_NAMES, LOSSES, TORCH_LOSSES, make_head
 
 __all__ = [
     "ALIASES",
     "LOSSES",
+    "LOSS_NAMES",
     "TORCH_LOSSES",
     "Binomial",
     "ClassificationHead",

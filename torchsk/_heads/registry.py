@@ -64,6 +64,9 @@ ALIASES: dict[str, str] = {
     "pinball": "quantile",
 }
 
+#: the names that a loss may have, whatever the problem
+LOSS_NAMES = (*LOSSES, *ALIASES)
+
 
 class TorchLoss(NamedTuple):
     """The row of LOSSES that a torch loss stands for."""
