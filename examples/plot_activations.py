@@ -41,7 +41,18 @@ for name in [*NAMES, nn.CELU]:
         slope.numpy(),
     )
 
-figure, axes = plt.subplots(4, 4, figsize=(10, 9), layout="constrained", sharex=True, sharey=True)
+figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+for color, name in enumerate(["relu", "gelu", "tanh", "logistic"]):
+    values, slope = curves[name]
+    ax.plot(z.detach(), values, color=f"C{color}", linewidth=2.5, label=name)
+    ax.plot(z.detach(), slope, color=f"C{color}", linestyle="--")
+ax.set(ylim=(-1.2, 2.2), xlabel="input (dashed: the slope)")
+ax.legend(loc="upper left")
+plt.show()
+
+# %%
+# And all of them:
+figure, axes = plt.subplots(4, 4, figsize=(9, 9), layout="constrained", sharex=True, sharey=True)
 for ax, (name, (values, slope)) in zip(axes.flat, curves.items(), strict=True):
     ax.axhline(0, color="0.85", zorder=0)
     ax.axvline(0, color="0.85", zorder=0)

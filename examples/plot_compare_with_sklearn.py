@@ -100,7 +100,7 @@ print(table.to_string(formatters=formatters))
 # The same as a figure
 # --------------------
 # A bar that would leave the picture, the MLP's score for ``prices``, is cut off at zero.
-figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(9.5, 4.5), layout="constrained", sharey=True)
 for ax, title in zip(axes, ["score", "seconds a fit", "seconds a search"], strict=True):
     values = table[title]
     values.clip(lower=0).plot.barh(ax=ax, legend=False, width=0.75, color=["0.65", "tab:orange"])

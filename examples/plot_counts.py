@@ -54,7 +54,7 @@ per_hour = make_column_transformer(
 )
 models = {
     "PoissonRegressor": make_pipeline(StandardScaler(), PoissonRegressor(alpha=0, max_iter=1000)),
-    "PoissonRegressor, one-hot hours and weekdays": make_pipeline(
+    "PoissonRegressor, one-hot hours": make_pipeline(
         per_hour, PoissonRegressor(alpha=1e-6, max_iter=1000)
     ),
     "TorchRegressor": TorchRegressor(loss="poisson", hidden_layer_sizes=(50, 50), random_state=0),
@@ -63,28 +63,25 @@ d2 = {}
 for name, model in models.items():
     model.fit(X_train, y_train)
     d2[name] = d2_tweedie_score(y_test, model.predict(X_test), power=1)
-    print(f"{name:46}D2 {d2[name]:.3f}")
+    print(f"{name:33}D2 {d2[name]:.3f}")
 
 # %%
 # A Wednesday and a Saturday in July
 # ----------------------------------
-# The points are the counts of all Wednesdays and Saturdays of the month, the test rows among them.
+# Two airports. The points are the counts of all Wednesdays, or Saturdays, of the month, the test
+# rows among them.
 july = counts["date"].dt.month == 7
-figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True, sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(7, 5), layout="constrained", sharey=True)
 clock = np.arange(5, 24)
-for row, (weekday, day) in zip(axes, [("Wednesday", 2), ("Saturday", 5)]):
-    for ax, origin in zip(row, ["EWR", "JFK", "LGA"]):
-        seen = july & (X["weekday"] == day) & (counts["origin"] == origin)
-        ax.scatter(counts["hour"][seen], y[seen], s=10, color="0.5")
-        hour_by_hour = pd.DataFrame(0.0, index=clock, columns=X.columns)
-        hour_by_hour[["hour", origin]] = np.column_stack([clock, np.ones(19)])
-        hour_by_hour["weekday"], hour_by_hour["day of year"] = day, 198
-        for (name, model), style in zip(models.items(), [":", "--", "-"]):
-            ax.plot(clock, model.predict(hour_by_hour), style, label=name)
-        ax.set(title=f"{origin}, {weekday}")
-for ax in axes[1]:
-    ax.set(xlabel="hour", xticks=range(6, 24, 4))
-for ax in axes[:, 0]:
-    ax.set(ylabel="flights")
-figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+for ax, (origin, weekday, day) in zip(axes, [("JFK", "Wednesday", 2), ("LGA", "Saturday", 5)]):
+    seen = july & (X["weekday"] == day) & (counts["origin"] == origin)
+    ax.scatter(counts["hour"][seen], y[seen], s=14, color="0.5")
+    hour_by_hour = pd.DataFrame(0.0, index=clock, columns=X.columns)
+    hour_by_hour[["hour", origin]] = np.column_stack([clock, np.ones(19)])
+    hour_by_hour["weekday"], hour_by_hour["day of year"] = day, 198
+    for (name, model), style in zip(models.items(), [":", "--", "-"]):
+        ax.plot(clock, model.predict(hour_by_hour), style, linewidth=2.5, label=name)
+    ax.set(title=f"{origin}, {weekday}", xlabel="hour", xticks=range(6, 24, 4))
+axes[0].set(ylabel="flights")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
 plt.show()

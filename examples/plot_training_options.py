@@ -36,6 +36,13 @@ def fit_all(group, networks):
     return networks
 
 
+def draw_losses(networks):
+    """Draw the training loss of each network."""
+    figure, ax = plt.subplots(figsize=(6, 4.5), layout="constrained")
+    LossCurveDisplay.from_estimator(networks, ax=ax, log_scale=True)
+    plt.show()
+
+
 BASE = {"hidden_layer_sizes": (50, 30), "max_iter": 20, "random_state": 0}
 
 # %%
@@ -60,6 +67,7 @@ by_init = fit_all(
         "a function": TorchClassifier(init=small, **BASE),
     },
 )
+draw_losses(by_init)
 
 # %%
 # Mini-batches
@@ -73,6 +81,7 @@ by_batch = fit_all(
         for size in [32, 200, len(X_train)]
     },
 )
+draw_losses(by_batch)
 
 # %%
 # The rate, epoch by epoch
@@ -97,20 +106,7 @@ by_schedule = fit_all(
         "ExponentialLR": TorchClassifier(learning_rate=partial(ExponentialLR, gamma=0.9), **BASE),
     },
 )
-
-# %%
-figure, axes = plt.subplots(1, 3, figsize=(14, 5), layout="constrained", sharey=True)
-for ax, (title, networks) in zip(
-    axes,
-    {
-        "how weights are drawn": by_init,
-        "rows per step": by_batch,
-        "schedule of the rate": by_schedule,
-    }.items(),
-):
-    LossCurveDisplay.from_estimator(networks, ax=ax, log_scale=True)
-    ax.set(title=title)
-plt.show()
+draw_losses(by_schedule)
 
 # %%
 # A network as nn.Sequential

@@ -234,18 +234,20 @@ def test_mixed_table(run):
 
 def test_imbalanced(run):
     plain, balanced = run("plot_imbalanced")["scores"].values()
-    assert balanced["recall"] > plain["recall"] + 0.2
-    assert balanced["balanced accuracy"] > plain["balanced accuracy"] + 0.05
-    assert balanced["accuracy"] < plain["accuracy"]
-    assert balanced["precision"] < plain["precision"] - 0.2
-    assert balanced["average precision"] == pytest.approx(plain["average precision"], abs=0.05)
+    # on every data set, as the page says
+    assert (balanced["recall"] > plain["recall"] + 0.05).all()
+    assert (balanced["balanced accuracy"] > plain["balanced accuracy"]).all()
+    assert (balanced["accuracy"] < plain["accuracy"]).all()
+    assert (balanced["precision"] < plain["precision"] - 0.2).all()
+    assert (balanced["average precision"] > plain["average precision"] - 0.05).all()
 
 
+@pytest.mark.slow
 def test_threshold(run):
     seen = run("plot_threshold")
-    half, tuned = seen["costs"].values()
-    assert tuned < 0.7 * half
-    assert 0.03 < seen["tuned"].best_threshold_ < 0.3  # 1/11, if the probabilities are right
-    brier = seen["brier"]
-    assert brier["balanced"] > 1.2 * brier["no weights"]
-    assert brier["balanced, calibrated"] == pytest.approx(brier["no weights"], abs=0.005)
+    costs, brier = ({k: np.array(v) for k, v in seen[name].items()} for name in ("costs", "brier"))
+    for name in ["tuned threshold", "threshold 1/11"]:  # on every data set, as the page says
+        assert (costs[name] < 0.75 * costs["threshold 0.5"]).all()
+    plain = brier["threshold 0.5"]
+    assert (brier["balanced"] > 1.2 * plain).all()
+    assert brier["balanced, calibrated"] == pytest.approx(plain, abs=0.005)
