@@ -62,9 +62,9 @@ for metric, plain in scores["no weights"].items():
 # %%
 # The price
 # ---------
-# The table has the means over the three data sets, and the smallest and the largest change. On every
-# one of them weights find more of the positives (recall), and take more negatives for one
-# (precision, accuracy). How well the rows are ranked, whatever the threshold, is the average
+# The table has the means over the three data sets, and the smallest and the largest change. On each
+# of them weights find more of the positives (recall), and take more negatives for one (precision,
+# accuracy). How well the rows are ranked, whatever the threshold, is the average
 # precision: it hardly falls, and may rise. To choose by yourself how many positives are found, see
 # :ref:`sphx_glr_auto_examples_plot_threshold.py`. Bars are means, lines reach from the lowest to
 # the highest of the three.
