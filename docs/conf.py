@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import matplotlib
+from docutils import nodes
+from sphinx_gallery.directives import imgsgnode
 
 import torchsk
 
@@ -50,6 +52,7 @@ sphinx_gallery_conf = {
     "reference_url": {"torchsk": None},
     "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,
+    "remove_config_comments": True,
     "write_computation_times": False,  # a page that loads scripts from elsewhere
 }
 
@@ -72,7 +75,16 @@ def unlink_what_others_wrote(app, what, name, obj, options, lines):
         ]
 
 
+def let_wide_figures_scroll(app, doctree):
+    """Put each figure of the gallery into a box that scrolls on a narrow screen."""
+    for image in list(doctree.findall(imgsgnode)):
+        box = nodes.container(classes=["scroll"])
+        image.replace_self(box)
+        box += image
+
+
 def setup(app):
     """Connect the hooks."""
+    app.connect("doctree-read", let_wide_figures_scroll)
     app.connect("autodoc-skip-member", leave_out_what_others_wrote)
     app.connect("autodoc-process-docstring", unlink_what_others_wrote)

