@@ -52,6 +52,7 @@ sphinx_gallery_conf = {
     "reference_url": {"torchsk": None},
     "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,
+    "minigallery_sort_order": "gallery_order.place_in_index",
     "remove_config_comments": True,
     "write_computation_times": False,  # a page that loads scripts from elsewhere
 }
