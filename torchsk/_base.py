@@ -52,6 +52,8 @@ class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     _parameter_constraints: dict = PARAMETER_CONSTRAINTS
 
+    #: of estimators that were saved before there was one
+    numerical_embedding: str | None = None
     #: what the last call of fit or partial_fit has left
     _fitted: Fitted
 

@@ -183,6 +183,14 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         only. "auto" is True, and False with `module`. X of more than two
         axes cannot be standardised.
 
+    numerical_embedding : {"periodic"} or None, default=None
+        "periodic": every column of more than two values reaches the built-in network as
+        [x, W cos(2 pi f x + b) + c], 16 frequencies f to 3 numbers, all of them trained, at a tenth
+        of the learning rate and without L2. Columns of one or two values in the rows of positive
+        weight, such as one-hot ones, pass through as they are; they are embedded from the call of
+        `partial_fit`, or of `fit` with `warm_start`, on that shows a third. A stream's column that
+        is constant in the first call counts as numeric. X must not be sparse.
+
     scoring : str, callable or None, default="loss"
         What early stopping watches: "loss" is the loss of the held-out rows (weighed by classes as
         training is), None the score of the estimator (accuracy), or any scorer of scikit-learn.
@@ -217,7 +225,9 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
 
     coefs_, intercepts_ : list of ndarray
         Weights (fan_in, fan_out) and intercepts (fan_out,) of each layer, in the dtype of X, for
-        raw inputs and outputs: the standardisation is folded in.
+        raw inputs and outputs: the standardisation is folded in. With `numerical_embedding` the
+        first one has `n_features_in_` rows for the columns themselves, then 3 for what is made of
+        each, which are 0 where a column passes through; the embedding is in `module_`.
 
     n_iter_ : int
         Number of epochs of the last fit.
@@ -337,6 +347,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         dropout="auto",
         init="glorot_uniform",
         standardize="auto",
+        numerical_embedding=None,
         scoring="loss",
         max_grad_norm="auto",
         class_weight=None,
@@ -373,6 +384,7 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         self.dropout = dropout
         self.init = init
         self.standardize = standardize
+        self.numerical_embedding = numerical_embedding
         self.scoring = scoring
         self.max_grad_norm = max_grad_norm
         self.class_weight = class_weight

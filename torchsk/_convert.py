@@ -287,6 +287,12 @@ def _to_mlp(est: BaseTorchMLP) -> Any:
         raise ValueError(
             f"module must be None to become scikit-learn's MLP; got module={est.module!r}."
         )
+    embedding = est.numerical_embedding if model is None else model.spec.embedding
+    if embedding is not None:
+        raise ValueError(
+            "numerical_embedding must be None to become scikit-learn's MLP, which has no such "
+            "layer; got numerical_embedding='periodic'."
+        )
     theirs, losses = next(THEIRS[cls] for cls in THEIRS if isinstance(est, cls))
     params = theirs().get_params()
     for name in params:

@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.utils import check_random_state
 
 from torchsk import _defaults
 from torchsk._data import Data, is_mapped, merge_duplicates
+from torchsk._embedding import ColumnValues
 from torchsk._heads import Head
 from torchsk._hints import suggesting
 from torchsk._inputs import check_ids
@@ -61,11 +63,12 @@ def make_job(
         Whether this is a call of partial_fit: one epoch of a run that has no end.
     """
     check_scoring_name(estimator.scoring)
+    _check_embedding(estimator, data, held_out)
     lane = choose_lane(estimator, targets)
     device = _choose_device(estimator, lane)
     rng = check_random_state(estimator.random_state)
     early_stopping = bool(estimator.early_stopping and lane.has_epochs and not incremental)
-    model = _start(estimator, data, head, rng, before, str(device))
+    model = _start(estimator, data, head, rng, before, str(device), incremental)
     if not lane.has_epochs and (model.mixes_rows or held_out is not None):
         what = "dropout" if model.mixes_rows else "X_val and y_val"
         warnings.warn(f"solver={estimator.solver!r} makes no use of {what}.")
@@ -186,6 +189,7 @@ def _start(
     rng: np.random.RandomState,
     before: Fitted | None,
     device: str,
+    incremental: bool,
 ) -> Model:
     """Return the network with its starting weights: drawn, or those of the last call."""
     last = None if before is None else before.model
@@ -195,19 +199,52 @@ def _start(
         )
     head = head.on_logits
     spec = make_spec(
-        estimator.hidden_layer_sizes, estimator.activation, estimator.dropout, data.X.shape[1],
-        head.n_outputs,
+        estimator.hidden_layer_sizes, estimator.activation, estimator.dropout,
+        estimator.numerical_embedding, data.X.shape[1], head.n_outputs,
     )  # fmt: skip
     if last is None:
-        flat = draw_weights(spec, estimator.init, rng, estimator.activation)
-        return MLPModel(head, None, None, output_dtype(data.X), device, spec, flat)
+        values = None if spec.embedding is None else _column_values(data, None, incremental)
+        narrowing = spec.narrowed(None if values is None else values.are_numeric)
+        flat = draw_weights(narrowing.spec, estimator.init, rng, estimator.activation)
+        flat = narrowing.put(flat)
+        return MLPModel(head, None, None, output_dtype(data.X), device, spec, flat, values)
+    if isinstance(last, MLPModel) and spec.embedding != last.spec.embedding:
+        raise ValueError(
+            "numerical_embedding must be what it was at the first fit to train on; got "
+            f"numerical_embedding={estimator.numerical_embedding!r}."
+        )
     if not isinstance(last, MLPModel) or spec.layer_sizes != last.spec.layer_sizes:
         fitted = last.spec.layer_sizes if isinstance(last, MLPModel) else "a module"
         raise ValueError(
             "hidden_layer_sizes and the number of outputs must be those of the fitted model to "
             f"train on; got layers {spec.layer_sizes}, fitted {fitted}."
         )
-    return replace(last, spec=spec, head=head, device=device)
+    model = replace(last, spec=spec, head=head, device=device)
+    if model.values is None:
+        return model
+    return model.embedding_more(_column_values(data, model.values, incremental), rng)
+
+
+def _check_embedding(estimator: Any, data: Data, held_out: Data | None) -> None:
+    """Raise unless there is no embedding, or a built-in network and dense rows to embed."""
+    if estimator.numerical_embedding is None:
+        return
+    where, way = "", ""
+    if estimator.module is not None:
+        where, way = "with module", "embed columns in the module"
+    elif sp.issparse(data.X) or (held_out is not None and sp.issparse(held_out.X)):
+        where, way = "where X is sparse, for cosines leave no zeros", "give X.toarray()"
+    if where:
+        raise ValueError(
+            f"numerical_embedding must be None {where}; got "
+            f"numerical_embedding={estimator.numerical_embedding!r}: {way}."
+        )
+
+
+def _column_values(data: Data, before: ColumnValues | None, incremental: bool) -> ColumnValues:
+    """Return what the rows so far show of their columns; rows of weight zero show nothing."""
+    X = data.X if data.weight is None else data.take(np.flatnonzero(data.weight)).X
+    return ColumnValues.of(X, goes_on=incremental) if before is None else before.with_rows(X)
 
 
 def _split(

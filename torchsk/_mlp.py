@@ -1,6 +1,7 @@
 """The built-in multi-layer perceptron on weight tensors: init, forward, backward, export.
 
-The weights of a network are one flat vector, coefs first, then intercepts; a stack of networks is
+The weights of a network are one flat vector, coefs first, then intercepts, then the numbers of an
+embedding of the inputs, if there is one; a stack of networks is
 a matrix with one such vector per row. `Network` looks at either through views, so the same code
 runs one network with 2-D operations and n_models networks with batched ones. A coef is stored
 (fan_out, fan_in), torch's layout, in which the products of narrow layers are fastest, and seen
@@ -14,7 +15,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from torchsk._activations import make_activation
 from torchsk._dropout import Dropout, Masks
+from torchsk._embedding import RATE_FACTOR, Embedding, EmbeddingLayer, PeriodicEmbedding
 from torchsk._matmul import affine, outer_into, product
 from torchsk._runtime import seeded_torch
 
@@ -36,16 +38,24 @@ class NetworkSpec:
     Parameters
     ----------
     layer_sizes : tuple of int
-        (n_features, *hidden_layer_sizes, n_outputs).
+        (n_inputs, *hidden_layer_sizes, n_outputs); an embedding makes more inputs than features.
     activations : tuple of str or nn.Module class
         One per hidden layer.
     dropout : tuple of float
         Probability in [0, 1) of dropping a unit, after each hidden activation.
+    embedding : Embedding or None
+        What makes the inputs of the first layer of the features.
     """
 
     layer_sizes: tuple[int, ...]
     activations: tuple[str | type[nn.Module], ...]
     dropout: tuple[float, ...]
+    embedding: Embedding | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.layer_sizes[0] if self.embedding is None else self.embedding.n_features
 
     @property
     def n_coefs(self) -> int:
@@ -55,7 +65,18 @@ class NetworkSpec:
     @property
     def n_params(self) -> int:
         """Length of the flat vector of weights."""
+        return self.n_dense + (0 if self.embedding is None else self.embedding.n_params)
+
+    @property
+    def n_dense(self) -> int:
+        """Number of coefficients and intercepts; the numbers of an embedding come behind."""
         return self.n_coefs + sum(self.layer_sizes[1:])
+
+    @property
+    def row_sizes(self) -> list[int]:
+        """Numbers that a row fills in each layer behind the features."""
+        embedded = [] if self.embedding is None else [self.embedding.n_cosines, self.layer_sizes[0]]
+        return [*embedded, *self.layer_sizes[1:]]
 
     @property
     def dropped(self) -> list[int]:
@@ -66,6 +87,7 @@ class NetworkSpec:
         """Return views (coefs, intercepts) of flat weights (..., n_params), array or tensor."""
         shapes = [(fan_out, fan_in) for fan_in, fan_out in pairwise(self.layer_sizes)]
         sizes = [*(fan_out * fan_in for fan_out, fan_in in shapes), *self.layer_sizes[1:]]
+        flat = flat[..., : self.n_dense]
         if isinstance(flat, Tensor):
             parts = list(flat.split(sizes, dim=-1))
         else:
@@ -73,6 +95,63 @@ class NetworkSpec:
         lead = flat.shape[:-1]
         coefs = [part.reshape(*lead, *shape).mT for part, shape in zip(parts, shapes)]
         return coefs, parts[len(shapes) :]
+
+    def tail(self, flat: Any) -> Any:
+        """Return a view of the numbers of the embedding in flat weights."""
+        return flat[..., self.n_dense :]
+
+    def rate_factors(self, like: Tensor) -> Tensor | None:
+        """Return the share of the learning rate at which each weight is trained, if they differ."""
+        if self.embedding is None:
+            return None
+        factors = like.new_ones(self.n_params)
+        self.tail(factors).fill_(RATE_FACTOR)
+        return factors
+
+    def narrowed(self, columns: np.ndarray | None) -> "Narrowing":
+        """Return how a network that embeds some columns (n_features,) only lies in this one.
+
+        Columns are None for all of them, as where there is no embedding.
+        """
+        if self.embedding is None or columns is None or columns.all():
+            return Narrowing(self, self, None)
+        embedding, inputs, numbers = self.embedding.narrowed(columns.nonzero()[0])
+        spec = replace(
+            self, layer_sizes=(embedding.width, *self.layer_sizes[1:]), embedding=embedding
+        )
+        places = np.arange(self.n_params)
+        first = self.split(places)[0][0][inputs]
+        rest = places[self.layer_sizes[0] * self.layer_sizes[1] : self.n_dense]
+        return Narrowing(self, spec, np.hstack([first.T.ravel(), rest, self.n_dense + numbers]))
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """A network without the columns that it does not embed, all of whose numbers are zero.
+
+    Parameters
+    ----------
+    whole, spec : NetworkSpec
+        With them, and without.
+    places : ndarray of shape (spec.n_params,), or None
+        Where its weights are in those of the whole; None where it is the whole.
+    """
+
+    whole: NetworkSpec
+    spec: NetworkSpec
+    places: np.ndarray | None
+
+    def take(self, flat: np.ndarray) -> np.ndarray:
+        """Return its weights (..., spec.n_params) of those of the whole."""
+        return flat if self.places is None else flat.take(self.places, axis=-1)  # in C order
+
+    def put(self, flat: np.ndarray) -> np.ndarray:
+        """Return the weights of the whole, (..., whole.n_params)."""
+        if self.places is None:
+            return flat
+        whole = np.zeros((*flat.shape[:-1], self.whole.n_params), flat.dtype)
+        whole[..., self.places] = flat
+        return whole
 
 
 def pack(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
@@ -106,23 +185,29 @@ class Reexpression:
     def weights(self, flat: np.ndarray) -> np.ndarray:
         """Return the weights that compute the same."""
         flat = self.steps(flat)
-        flat[-self.spec.layer_sizes[-1] :] += self.offset
+        self.spec.split(flat)[1][-1] += self.offset
         return flat
 
     def steps(self, flat: np.ndarray) -> np.ndarray:
         """Return a step of the weights, such as a velocity: the linear part."""
-        flat, (first, intercept), last = self._copy(flat)
+        flat, (first, intercept), last, waves = self._copy(flat)
         intercept += first @ self.shift
         first *= self.factor
+        for f, b, factor, shift in waves:
+            b += f * shift
+            f *= factor
         for part in last:
             part *= self.gain
         return flat
 
     def gradients(self, flat: np.ndarray) -> np.ndarray:
         """Return a gradient by the weights, by the chain rule."""
-        flat, (first, intercept), last = self._copy(flat)
+        flat, (first, intercept), last, waves = self._copy(flat)
         first -= np.outer(intercept, self.shift)
         first /= self.factor
+        for f, b, factor, shift in waves:
+            f -= b * shift
+            f /= factor
         for part in last:
             part /= self.gain
         flat *= self._loss
@@ -130,9 +215,12 @@ class Reexpression:
 
     def squares(self, flat: np.ndarray) -> np.ndarray:
         """Return squared gradients, as if those of a coef and an intercept were uncorrelated."""
-        flat, (first, intercept), last = self._copy(flat)
+        flat, (first, intercept), last, waves = self._copy(flat)
         first += np.outer(intercept, self.shift**2)
         first /= self.factor**2
+        for f, b, factor, shift in waves:
+            f += b * shift**2
+            f /= factor**2
         for part in last:
             part /= np.square(self.gain)
         flat *= self._loss**2
@@ -142,18 +230,22 @@ class Reexpression:
     def _loss(self) -> float:
         return float(np.exp(np.log(self.loss).mean()))
 
-    def _copy(self, flat: np.ndarray) -> tuple[np.ndarray, tuple, tuple]:
+    def _copy(self, flat: np.ndarray) -> tuple[np.ndarray, tuple, tuple, list[tuple]]:
         """Return a copy, and views of it on (coef, intercept) of the first and the last layer.
 
-        The first coef is (fan_out, fan_in), as it is stored, and the last one (fan_in, fan_out).
+        The first coef is (fan_out, n_features), as it is stored, and the last one (fan_in,
+        fan_out). The list has what an embedding brings: frequencies and phases, with factor and
+        shift of their angles.
         """
         flat, spec = flat.astype(np.float64), self.spec
-        n_inputs, n_first, *_ = spec.layer_sizes
-        *_, n_last, n_outputs = spec.layer_sizes
-        intercepts, n_coefs = flat[spec.n_coefs :], spec.n_coefs
-        first = flat[: n_inputs * n_first].reshape(n_first, n_inputs)
-        last = flat[n_coefs - n_last * n_outputs : n_coefs].reshape(n_outputs, n_last).T
-        return flat, (first, intercepts[:n_first]), (last, intercepts[-n_outputs:])
+        coefs, intercepts = spec.split(flat)
+        first = coefs[0][: spec.n_features].T
+        waves = []
+        if spec.embedding is not None:
+            frequencies, phases, *_ = spec.embedding.split(spec.tail(flat))
+            factor, shift = np.broadcast_arrays(self.factor, self.shift)
+            waves = [(frequencies, phases, factor[:, None], 2 * np.pi * shift[:, None])]
+        return flat, (first, intercepts[0]), (coefs[-1], intercepts[-1]), waves
 
 
 def _seeded(fill_: Callable[..., Any]) -> Callable[[int], Callable[[Tensor], Any]]:
@@ -183,8 +275,17 @@ def draw_weights(
     "glorot_uniform" is scikit-learn's rule with scikit-learn's draws: weights and intercepts from
     U(-b, b), b = sqrt(6 / (fan_in + fan_out)), 2 instead of 6 for a logistic network (Glorot &
     Bengio 2010); `activation` says so where there is no hidden layer. Other rules are functions of
-    torch.nn.init, seeded from rng; their intercepts start at zero.
+    torch.nn.init, seeded from rng; their intercepts start at zero. The numbers of an embedding are
+    drawn last.
     """
+    dense = _draw_dense(spec, init, rng, activation)
+    return dense if spec.embedding is None else np.hstack([dense, spec.embedding.draw(rng)])
+
+
+def _draw_dense(
+    spec: NetworkSpec, init: Any, rng: np.random.RandomState, activation: Any
+) -> np.ndarray:
+    """Return initial coefs and intercepts, float64 (n_dense,)."""
     if init == "glorot_uniform":
         first = spec.activations[0] if spec.activations else activation
         factor = 2.0 if first == "logistic" else 6.0
@@ -196,7 +297,7 @@ def draw_weights(
         return pack(coefs, intercepts)
     seed = int(rng.randint(2**31 - 1))
     fill_ = INITS[init](seed) if isinstance(init, str) else init
-    flat = np.zeros(spec.n_params)
+    flat = np.zeros(spec.n_dense)
     with torch.no_grad(), seeded_torch(seed) if callable(init) else nullcontext():
         for coef in spec.split(flat)[0]:
             # nn.Linear's layout: fans are right
@@ -226,7 +327,7 @@ class Network:
     takes_tables: ClassVar[bool] = False
 
     def __init__(self, spec: NetworkSpec, flat: Tensor, groups: list[int] | None = None):
-        self.widths, self.groups = spec.layer_sizes, groups
+        self.row_sizes, self.groups = spec.row_sizes, groups
         self.activations = [make_activation(name) for name in spec.activations]
         coefs, intercepts = spec.split(flat)
         self.coefs: list[Tensor] = coefs
@@ -234,6 +335,11 @@ class Network:
         self.weights: list[Tensor] = [coef.mT for coef in coefs]
         self.intercepts: list[Tensor] = [b.unsqueeze(-1) for b in intercepts]
         self._biases = intercepts
+        #: what makes the inputs of the first layer, and of those the part that it adds
+        self.embedding: EmbeddingLayer | None = None
+        if spec.embedding is not None:
+            self.embedding = EmbeddingLayer(spec.embedding, spec.tail(flat))
+            self._behind = coefs[0][..., spec.n_features :, :]
         if groups is not None:
             self._first = self.weights[0].split(groups), self.intercepts[0].split(groups)
         self._memory: dict[tuple[str, int, int], Tensor] = {}
@@ -253,6 +359,8 @@ class Network:
 
         Here samples are rows, which is faster for very many of them, and for one.
         """
+        if self.embedding is not None:
+            X = self.embedding.forward(X.mT)[0].mT
         for layer, activation in enumerate(self.activations):
             X = activation.forward_(self._affine(layer, X).mT).mT
         return self._affine(len(self.activations), X)
@@ -266,9 +374,12 @@ class Network:
 
         X is (..., n_features, n_samples), one per group in a stack with groups. Masks (..., width,
         n_samples) multiply the hidden activations: dropout. The result holds, per layer, (input,
-        saved for the derivative of the activation before it, mask).
+        saved for the derivative of the activation or embedding before it, mask).
         """
-        tape: list[tuple] = [(X, None, None)]
+        saved: Any = None
+        if self.embedding is not None:
+            X, saved = self.embedding.forward(X)
+        tape: list[tuple] = [(X, saved, None)]
         for layer, (activation, mask) in enumerate(zip(self.activations, masks)):
             z = self._layer(layer, X, self._use_again("z", layer, X))
             X = activation.forward_(z)
@@ -294,6 +405,8 @@ class Network:
                 if mask is not None:
                     delta.mul_(mask)
                 delta = self.activations[layer - 1].backward_(delta, saved)
+            elif self.embedding is not None:
+                self.embedding.backward(product(self._behind, delta), saved, gradient.embedding)
 
     def _layer(self, layer: int, X: Any, out: Tensor | None = None) -> Tensor:
         """Return W X + b, in `out` where that is faster."""
@@ -339,14 +452,18 @@ def make_module(
     spec: NetworkSpec,
     coefs: Sequence[np.ndarray],
     intercepts: Sequence[np.ndarray],
+    tail: np.ndarray | None = None,
     masks: Masks | None = None,
 ) -> nn.Sequential:
     """Return the network as a plain nn.Sequential in float32, weights copied.
 
-    With `masks` its units are dropped as those of a stack.
+    The tail are the numbers of an embedding. With `masks` units are dropped as those of a stack.
     """
     n_dropped = itertools.count()
     layers: list[nn.Module] = []
+    if spec.embedding is not None:
+        assert tail is not None
+        layers.append(PeriodicEmbedding(spec.embedding, tail))
     for i, (coef, intercept) in enumerate(zip(coefs, intercepts)):
         linear = nn.utils.skip_init(nn.Linear, *coef.shape, dtype=torch.float32)
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from torchsk._data import chunks
 from torchsk._dropout import Masks
+from torchsk._embedding import RATE_FACTOR, ColumnValues, PeriodicEmbedding
 from torchsk._heads import Head
-from torchsk._mlp import Network, NetworkSpec, Reexpression, make_module, pack
+from torchsk._mlp import Narrowing, Network, NetworkSpec, Reexpression, make_module, pack
 from torchsk._runtime import available_devices, threads_for
 from torchsk._sparse import SparseNetwork
 from torchsk._standardizer import Standardizer
@@ -92,6 +93,11 @@ class Model(ABC):
     def with_dropout(self, rule: Callable[[int], float]) -> Self:
         """Return the model whose layers drop units as a rule of their width says."""
         return self
+
+    @property
+    def rate_factors(self) -> dict[str, float]:
+        """Share of the learning rate for those parameters of `trainable` that have one."""
+        return {}
 
     @property
     @abstractmethod
@@ -209,17 +215,20 @@ class MLPModel(Model):
     spec : NetworkSpec
     flat : ndarray of shape (n_params,)
         Weights, for standardised inputs and targets.
+    values : ColumnValues or None
+        What says which columns are embedded, where there is an embedding.
     """
 
     spec: NetworkSpec
     flat: np.ndarray
+    values: ColumnValues | None = None
 
     follows = True
 
     @property
     def input_shape(self) -> tuple[int]:
         """The number of features."""
-        return (self.spec.layer_sizes[0],)
+        return (self.spec.n_features,)
 
     @property
     def n_layers(self) -> int:
@@ -237,6 +246,11 @@ class MLPModel(Model):
         return replace(self, spec=replace(self.spec, dropout=dropout))
 
     @property
+    def rate_factors(self) -> dict[str, float]:
+        """Of the numbers of the embedding, which `trainable` has in front."""
+        return {} if self.spec.embedding is None else {"0.numbers": RATE_FACTOR}
+
+    @property
     def mixes_rows(self) -> bool:
         """Whether units are dropped at random."""
         return any(self.spec.dropout)
@@ -244,16 +258,34 @@ class MLPModel(Model):
     @property
     def widest(self) -> int:
         """Width of the widest layer behind the inputs."""
-        return max(self.spec.layer_sizes[1:])
+        return max(self.spec.row_sizes)
 
     @property
     def n_multiply_adds(self) -> int:
-        """Multiply-adds per row: the number of coefficients."""
-        return self.spec.n_coefs
+        """Multiply-adds per row: about the number of weights that multiply."""
+        return self.spec.n_coefs + self.spec.n_params - self.spec.n_dense
+
+    @property
+    def narrowing(self) -> Narrowing:
+        """The network without the columns that it does not embed."""
+        return narrowing_of([self])
 
     def trained(self, flat: np.ndarray) -> Self:
         """Return the model with other weights (n_params,)."""
         return replace(self, flat=flat)
+
+    def embedding_more(self, values: ColumnValues, rng: np.random.RandomState) -> Self:
+        """Return the model that embeds columns which have shown a third value, too.
+
+        The coefs behind are still zero: nothing jumps.
+        """
+        assert self.values is not None
+        new = self.spec.narrowed(values.are_numeric & ~self.values.are_numeric)
+        embedding, flat = new.spec.embedding, self.flat
+        if embedding is not None and embedding.n_columns:
+            drawn = np.hstack([np.zeros(new.spec.n_dense), embedding.draw(rng)])
+            flat = flat + new.put(drawn)
+        return replace(self, values=values, flat=flat)
 
     def rescaled(
         self, x_scaler: Standardizer, y_scaler: Standardizer | None
@@ -270,13 +302,19 @@ class MLPModel(Model):
     def trainable(self) -> nn.Module:
         """Return the nn.Sequential that has these weights; units are dropped as in a stack."""
         masks = Masks(self.spec.dropped)
-        return make_module(self.spec, *self.spec.split(self.flat), masks)
+        tail = self.spec.tail(self.flat)
+        return make_module(self.spec, *self.spec.split(self.flat), tail, masks)
 
     def trained_by(self, net: Any) -> Self:
         """Return the model with the weights of the nn.Sequential."""
         layers = [layer for layer in net.module_ if isinstance(layer, nn.Linear)]
         coefs = [layer.weight.detach().cpu().numpy().T for layer in layers]
-        return self.trained(pack(coefs, [layer.bias.detach().cpu().numpy() for layer in layers]))
+        intercepts = [layer.bias.detach().cpu().numpy() for layer in layers]
+        first = net.module_[0]
+        tail = (
+            [first.numbers.detach().cpu().numpy()] if isinstance(first, PeriodicEmbedding) else []
+        )
+        return self.trained(np.hstack([pack(coefs, intercepts), *tail]))
 
     def _predictor(
         self, dtype: np.dtype, device: torch.device
@@ -285,12 +323,15 @@ class MLPModel(Model):
         dtype = dtype if device.type == "cpu" else np.dtype(np.float32)
         networks: dict[Hashable, Network] = self.__dict__.setdefault("_networks", {})
         if (dtype, device) not in networks:
-            flat = torch.from_numpy(np.require(self.flat, dtype, "W"))
-            networks[dtype, device] = Network(self.spec, flat.to(device))
+            narrowing = self.narrowing
+            flat = torch.from_numpy(np.require(narrowing.take(self.flat), dtype, "W"))
+            networks[dtype, device] = Network(narrowing.spec, flat.to(device))
         return networks[dtype, device].predict, dtype
 
-    def _sparse_predictor(self, dtype: np.dtype) -> Callable[[Any], Tensor]:
+    def _sparse_predictor(self, dtype: np.dtype) -> Callable[[Any], Tensor] | None:
         """Compute in X's dtype, or in float64 where a mean has to be taken off."""
+        if self.spec.embedding is not None:  # cosines are nowhere zero
+            return None
         networks: dict[Hashable, Network] = self.__dict__.setdefault("_networks", {})
         is_centred = self.x_scaler is not None and bool(self.x_scaler.mean.any())
         key = "sparse", np.dtype(np.float64) if is_centred else dtype
@@ -309,12 +350,15 @@ class MLPModel(Model):
     def weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return (coefs, intercepts) for raw inputs and outputs, in the dtype of the fitted X.
 
-        Standardisation is folded into the first and the last layer, in float64.
+        Standardisation is folded into the first and the last layer, in float64. Behind an embedding
+        the first coef has n_features rows for the columns, then those for what it adds.
         """
         coefs, intercepts = self.spec.split(self.flat.astype(np.float64))
         if self.x_scaler is not None:
-            coefs[0] = coefs[0] / self.x_scaler.scale[:, None]
-            intercepts[0] = intercepts[0] - self.x_scaler.mean @ coefs[0]
+            n_features = self.spec.n_features
+            plain = coefs[0][:n_features] / self.x_scaler.scale[:, None]
+            coefs[0] = np.vstack([plain, coefs[0][n_features:]])
+            intercepts[0] = intercepts[0] - self.x_scaler.mean @ plain
         offset, factor = self._raw_affine()
         coefs[-1] = coefs[-1] * factor
         intercepts[-1] = intercepts[-1] * factor + offset
@@ -322,7 +366,22 @@ class MLPModel(Model):
 
     def module(self) -> nn.Module:
         """Return a plain nn.Sequential: raw float32 features in, raw outputs out."""
-        return make_module(self.spec, *self.weights())
+        embedding = self.spec.embedding
+        if embedding is None:
+            return make_module(self.spec, *self.weights())
+        tail = self.spec.tail(self.flat)
+        if self.x_scaler is not None:
+            tail = embedding.rescaled(tail, self.x_scaler.mean, self.x_scaler.scale)
+        narrowing = self.narrowing
+        flat = narrowing.take(np.hstack([pack(*self.weights()), tail]))
+        return make_module(narrowing.spec, *narrowing.spec.split(flat), narrowing.spec.tail(flat))
+
+
+def narrowing_of(models: Sequence[MLPModel]) -> Narrowing:
+    """Return the network of models of one spec without the columns that none of them embeds."""
+    spec = models[0].spec
+    columns = [model.values.are_numeric for model in models if model.values is not None]
+    return spec.narrowed(np.any(columns, axis=0) if columns else None)
 
 
 @dataclass(frozen=True)

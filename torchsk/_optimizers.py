@@ -144,12 +144,14 @@ def reexpress_(optimizer: Optimizer, change: Reexpression) -> None:
 
     Those of torch's own classes stay as they are.
     """
-    (group,) = optimizer.param_groups
+    *embedding, group = optimizer.param_groups
     states = [optimizer.state[parameter] for parameter in group["params"]]
+    # coefs and intercepts take turns here; in a flat vector all coefs come first
+    states = states[::2] + states[1::2]
+    states += [optimizer.state[parameter] for slow in embedding for parameter in slow["params"]]
     if not isinstance(optimizer, RuleOptimizer) or not all(states):
         return
-    # coefs and intercepts take turns here; in a flat vector all coefs come first
-    parts = [state["moments"] for state in states[::2] + states[1::2]]
+    parts = [state["moments"] for state in states]
     flat = torch.cat(parts, 2).squeeze(1).cpu().numpy()
     flat = UPDATE_RULES[group["solver"]].reexpress(flat, change)
     ends = np.cumsum([part.shape[2] for part in parts])[:-1]

@@ -13,6 +13,7 @@ from torch import nn
 
 from torchsk import _defaults
 from torchsk._activations import ACTIVATIONS, check_activation, is_sigmoid
+from torchsk._embedding import EMBEDDINGS, Embedding
 from torchsk._hints import did_you_mean, suggesting
 from torchsk._mlp import INITS, NetworkSpec
 from torchsk._schedules import SCHEDULES
@@ -38,6 +39,7 @@ PARAMETER_CONSTRAINTS: dict = {
     "dropout": [StrOptions({"auto"}), Interval(numbers.Real, 0, 1, closed="left"), list, tuple],
     "init": [StrOptions(dict.fromkeys(("glorot_uniform", *INITS)).keys()), callable],
     "standardize": ["boolean", StrOptions({"auto"})],
+    "numerical_embedding": [StrOptions({*EMBEDDINGS}), None],
     "solver": [StrOptions(SOLVERS.keys()), callable],
     "alpha": [StrOptions({"auto"}), Interval(numbers.Real, 0, None, closed="left")],
     "batch_size": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
@@ -248,7 +250,12 @@ def usual_rate(estimator: Any, incremental: bool = False) -> float:
 
 
 def make_spec(
-    hidden_layer_sizes: Any, activation: Any, dropout: Any, n_features: int, n_outputs: int
+    hidden_layer_sizes: Any,
+    activation: Any,
+    dropout: Any,
+    numerical_embedding: str | None,
+    n_features: int,
+    n_outputs: int,
 ) -> NetworkSpec:
     """Return the shape of the built-in network."""
     sizes = hidden_layer_sizes
@@ -269,8 +276,10 @@ def make_spec(
                 "dropout must be a number in [0, 1), or a list with one per hidden layer; "
                 f"got dropout={dropout!r}."
             )
-    layers = (n_features, *(int(size) for size in sizes), n_outputs)
-    return NetworkSpec(layers, activations, tuple(float(p) for p in drops))
+    embedding = None if numerical_embedding is None else Embedding(n_features)
+    n_inputs = n_features if embedding is None else embedding.width
+    layers = (n_inputs, *(int(size) for size in sizes), n_outputs)
+    return NetworkSpec(layers, activations, tuple(float(p) for p in drops), embedding)
 
 
 def _one_per_layer(name: str, value: Any, n_layers: int) -> tuple:

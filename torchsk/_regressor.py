@@ -175,6 +175,14 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         follow the stream. Sparse inputs are scaled only. "auto" is True, and False with `module`.
         X of more than two axes cannot be standardised.
 
+    numerical_embedding : {"periodic"} or None, default=None
+        "periodic": every column of more than two values reaches the built-in network as
+        [x, W cos(2 pi f x + b) + c], 16 frequencies f to 3 numbers, all of them trained, at a tenth
+        of the learning rate and without L2. Columns of one or two values in the rows of positive
+        weight, such as one-hot ones, pass through as they are; they are embedded from the call of
+        `partial_fit`, or of `fit` with `warm_start`, on that shows a third. A stream's column that
+        is constant in the first call counts as numeric. X must not be sparse.
+
     scoring : str, callable or None, default="loss"
         What early stopping watches: "loss" is the loss of the held-out rows, None the score of the
         estimator (R2), or any scorer of scikit-learn. If the held-out targets are all equal, which
@@ -202,7 +210,9 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
 
     coefs_, intercepts_ : list of ndarray
         Weights (fan_in, fan_out) and intercepts (fan_out,) of each layer, in the dtype of X, for
-        raw inputs and outputs: the standardisation is folded in.
+        raw inputs and outputs: the standardisation is folded in. With `numerical_embedding` the
+        first one has `n_features_in_` rows for the columns themselves, then 3 for what is made of
+        each, which are 0 where a column passes through; the embedding is in `module_`.
 
     n_iter_ : int
         Number of epochs of the last fit.
@@ -315,6 +325,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         dropout="auto",
         init="glorot_uniform",
         standardize="auto",
+        numerical_embedding=None,
         scoring="loss",
         max_grad_norm="auto",
         device="cpu",
@@ -350,6 +361,7 @@ class TorchRegressor(RegressorMixin, BaseTorchMLP):
         self.dropout = dropout
         self.init = init
         self.standardize = standardize
+        self.numerical_embedding = numerical_embedding
         self.scoring = scoring
         self.max_grad_norm = max_grad_norm
         self.device = device

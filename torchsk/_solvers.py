@@ -70,7 +70,10 @@ class UpdateRule(ABC):
     def step_(
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
     ) -> None:
-        """Update weights and each moment (n_models, n_params); the gradient may be overwritten."""
+        """Update weights and each moment (n_models, n_params); the gradient may be overwritten.
+
+        The rate is one for all, or has the models, the parameters or both along its axes.
+        """
 
     @classmethod
     def reexpress(cls, moments: np.ndarray, change: Any) -> np.ndarray:
@@ -158,11 +161,11 @@ class Adam(UpdateRule):
         """Do the same in the one pass of torch's fused kernel.
 
         Its own bias correction, which treats epsilon differently, is switched off by a step number
-        at which it is 1: `rates` has corrected already. It takes one rate, so that of a stack is
+        at which it is 1: `rates` has corrected already. It takes one rate, so several are
         multiplied in afterwards: the kernel steps from zero.
         """
         beta_1, beta_2, epsilon = (float(self.values[name][0]) for name in self.hyper_parameters)
-        alone = len(weights) == 1
+        alone = rate.ndim == 0
         target = weights if alone else self._steps.zero_()
         torch._fused_adam_(
             [target], [gradient], [moments[0]], [moments[1]], [],

@@ -82,6 +82,7 @@ rooms = [
     room("leaf", 9, 640, 180, "_rows", "on a device;", "Examples"),
     room("leaf", 10, 195, 100, "_dropout", "its masks"),
     room("leaf", 10, 320, 90, "_matmul", "the faster of", "two kernels"),
+    room("leaf", 10, 490, 130, "_embedding", "cosines of", "numeric columns"),
     room("leaf", 10, 640, 180, "_standardizer", "centre and scale"),
     room("leaf", 11, 700, 200, "_data", "checked rows on the host"),
     frame(20, TOPS[11], 640, 98, "the tables: one row for each name"),
@@ -130,6 +131,8 @@ rooms = [
     down(245, 9, 10),  # _mlp
     down(307, 9, 11),
     down(365, 9, 10),
+    arrow((410, TOPS[9] + 50), (555, TOPS[10])),
+    arrow((600, TOPS[10] + HEIGHT), (600, TOPS[10] + 80), (720, TOPS[10] + 80), (720, TOPS[11])),
     down(730, 9, 10),  # _rows
     down(760, 10, 11),  # _standardizer
 ]  # fmt: skip

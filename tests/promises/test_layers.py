@@ -39,7 +39,7 @@ FLOORS = [
     {"_models", "_parameters"},
     {"_sparse"},
     {"_mlp", "_rows", "_targets"},
-    {"_activations", "_heads", "_inputs", "_schedules", "_solvers", "_standardizer"},
+    {"_activations", "_embedding", "_heads", "_inputs", "_schedules", "_solvers", "_standardizer"},
     {"_data", "_defaults", "_dropout", "_hints", "_matmul", "_runtime", "_sklearn_compat"},
 ]
 # Rooms that know nothing of the house.

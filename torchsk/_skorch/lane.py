@@ -115,6 +115,11 @@ class SkorchLane(Lane):
         """Return an initialised net, which goes on where that of `job.state` ended."""
         settings = job.settings
         optimizer, options, loss_penalises = make_options(settings)
+        groups = [
+            (name, {"lr": job.schedule.rate * factor, "rate_factor": factor})
+            for name, factor in job.model.rate_factors.items()
+        ]
+        options |= {"param_groups": groups} if groups else {}
         classes = {} if self.n_classes is None else {"classes": np.arange(self.n_classes)}
         net = (ClassifierNet if classes else RegressorNet)(
             job.model.trainable().to(job.device, torch.float32),
@@ -272,7 +277,7 @@ class _Training:
         if job.schedule.rate != net.rate_:  # else the rate may be a callback's
             net.rate_ = job.schedule.rate
             for group in net.optimizer_.param_groups:
-                group["lr"] = net.rate_
+                group["lr"] = net.rate_ * group.get("rate_factor", 1.0)
         stop = self._fit_loop()
         if len(net.history) > 1:
             net.history[-2]["batches"] = []  # they would fill the memory

@@ -60,7 +60,8 @@ class _Minimisation:
     """The run of one job."""
 
     def __init__(self, job: TrainingJob):
-        self.job, self.spec = job, job.model.spec
+        self.job, self.narrowing = job, job.model.narrowing
+        self.spec = self.narrowing.spec
         self.network_class = network_class(job.rows.X)
         self.weight, self.total = job.rows.weight, float(job.rows.n_rows)
         if self.weight is not None:
@@ -68,7 +69,7 @@ class _Minimisation:
         self.penalty = job.settings.alpha / self.total + job.settings.penalty
         #: weights after the last iteration
         self.flat = self.network_class.arranged(
-            self.spec, np.array(job.model.flat, dtype=np.float64)
+            self.spec, self.narrowing.take(np.array(job.model.flat, dtype=np.float64))
         )
         self.n_iterations = 0
 
@@ -111,7 +112,8 @@ class _Minimisation:
 
     def _model(self) -> Model:
         """Return the model as it is now."""
-        return self.job.model.trained(self.network_class.restored(self.spec, self.flat))
+        flat = self.network_class.restored(self.spec, self.flat)
+        return self.job.model.trained(self.narrowing.put(flat))
 
     def loss_and_gradient(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the penalised mean loss of all rows and its gradient, some rows at a time."""
@@ -122,7 +124,7 @@ class _Minimisation:
         gradients = self.network_class(self.spec, part)
         no_masks = [None] * len(self.spec.activations)
         loss = 0.0
-        row_size = job.rows.X.row_size + sum(self.spec.layer_sizes[1:])
+        row_size = job.rows.X.row_size + sum(self.spec.row_sizes)
         for rows in chunks(job.rows.n_rows, row_size, BLOCK_SIZE):
             X, target = job.rows.X.part(rows), job.rows.target[rows]
             out = weights.new_empty(job.head.n_outputs, len(target))

@@ -21,7 +21,7 @@ from torchsk._dropout import PER_WORD, as_mask, draw_, make_generator, n_words
 from torchsk._heads import Head
 from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network, Reexpression
-from torchsk._models import Model
+from torchsk._models import Model, narrowing_of
 from torchsk._rows import Rows
 from torchsk._runtime import exact_dtype, threads_for
 from torchsk._solvers import UPDATE_RULES, UpdateRule, as_column
@@ -92,8 +92,9 @@ class StackLane(Lane):
         """Return how many models like this one a stack should hold at most."""
         if job.device.type != "cpu":
             return 1024
-        spec = job.model.spec
-        per_model = 3 * spec.n_params + 4 * job.settings.batch_size * sum(spec.layer_sizes)
+        spec = job.model.narrowing.spec
+        row_size = spec.n_features + sum(spec.row_sizes)
+        per_model = 3 * spec.n_params + 4 * job.settings.batch_size * row_size
         return max(24, min(64, CACHE_SIZE // per_model))
 
     def train(
@@ -127,7 +128,10 @@ class _Stack:
 
     def __init__(self, jobs: Sequence[TrainingJob]):
         first = jobs[0]
-        self.device, self.head, self.spec = first.device, first.head, first.model.spec
+        self.device, self.head = first.device, first.head
+        #: columns that no model embeds are left out
+        self.narrowing = narrowing_of([job.model for job in jobs])
+        self.spec = self.narrowing.spec
         #: widths of the layers that drop units
         self.dropped = self.spec.dropped
         self.no_masks: list[Tensor | None] = [None] * len(self.spec.dropout)
@@ -140,7 +144,8 @@ class _Stack:
         # models that share their batches are neighbours
         places = [(jobs[i], i, order) for order, group in slots.items() for i in group]
         self.weights = self._to_device(np.stack([job.model.flat for job, *_ in places]))
-        no_moments = np.zeros((UPDATE_RULES[first.settings.solver].n_moments, self.spec.n_params))
+        n_moments = UPDATE_RULES[first.settings.solver].n_moments
+        no_moments = np.zeros((n_moments, self.narrowing.whole.n_params))
         moments = [no_moments if j.state is None else j.state.moments for j, *_ in places]
         self.moments = self._to_device(np.stack(moments, axis=1))
         self.members = [
@@ -159,8 +164,13 @@ class _Stack:
         self._bind()
 
     def _to_device(self, array: np.ndarray) -> Tensor:
-        array = self.network_class.arranged(self.spec, array.astype(np.float32))
-        return torch.from_numpy(array).to(self.device)
+        array = self.narrowing.take(array).astype(np.float32)
+        return torch.from_numpy(self.network_class.arranged(self.spec, array)).to(self.device)
+
+    def _to_host(self, tensor: Tensor) -> np.ndarray:
+        """Return a copy of weights or moments (..., n_params) in the order of the models' own."""
+        array = self.network_class.restored(self.spec, tensor.cpu().numpy().copy())
+        return self.narrowing.put(array)
 
     def _bind(self) -> None:
         """(Re)build all that depends on which models are left."""
@@ -182,6 +192,8 @@ class _Stack:
         }
         self.rule: UpdateRule = rule(values, first.settings.nesterovs_momentum, self.weights)
         self.moment_tables = self.moments.unbind()
+        #: share of the rate at which each weight is trained, where they differ
+        self.rate_factors = self.spec.rate_factors(self.weights)
         self.is_penalised = first.settings.is_penalised
         self.penalty = Penalty(
             as_column([job.settings.alpha for job in jobs], self.weights),
@@ -274,7 +286,8 @@ class _Stack:
         n_models, n_groups = len(self.members), len(self.n_sharing)
         fan_in, fan_out, *_ = self.spec.layer_sizes
         size = fan_in * fan_out * n_models // n_groups * self.members[0].job.settings.batch_size
-        return n_models > n_groups and size >= WIDE_SIZE and prefers_onednn(self.weights, size)
+        is_shared = n_models > n_groups and self.spec.embedding is None
+        return is_shared and size >= WIDE_SIZE and prefers_onednn(self.weights, size)
 
     def _step(self, batch: Batch, masks: list[Tensor | None], rate: Tensor) -> None:
         """Update the weights of every model on one batch."""
@@ -290,6 +303,8 @@ class _Stack:
             self.gradient.mul_((self.max_grad_norm / norm.add_(self.tiny)).clamp_(max=1.0))
         if self.is_penalised and self.rule.decoupled:
             self.coefs.mul_(self.decay)
+        if self.rate_factors is not None:
+            rate = rate * self.rate_factors
         self.rule.step_(self.weights, self.gradient, self.moment_tables, rate)
 
     def _draw(self, block: Block) -> None:
@@ -357,8 +372,7 @@ class _Stack:
 
     def _flat(self, member: _Member) -> np.ndarray:
         """Return a copy of the weights of one model."""
-        flat = self.weights[member.row].cpu().numpy().copy()
-        return self.network_class.restored(self.spec, flat)
+        return self._to_host(self.weights[member.row])
 
     def _are_finite(self, member: _Member) -> bool:
         """Return whether the weights of one model are finite."""
@@ -399,9 +413,7 @@ class _Stack:
             member.n_steps,
             job.schedule.epoch,
             job.schedule.rate,
-            self.network_class.restored(
-                self.spec, self.moments[:, member.row].cpu().numpy().copy()
-            ),
+            self._to_host(self.moments[:, member.row]),
         )
         self._leave(member, member.run.result(job.model.trained(flat), state))
 
@@ -415,7 +427,7 @@ def predict_rows(network: Network, X: Rows) -> Tensor:
     """Return raw outputs (n_rows, n_outputs), some rows at a time."""
     parts = [
         network.predict(X.part(rows))
-        for rows in chunks(X.n_rows, max(X.row_size, *network.widths[1:]), BLOCK_SIZE)
+        for rows in chunks(X.n_rows, max(X.row_size, *network.row_sizes), BLOCK_SIZE)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
