@@ -130,7 +130,10 @@ class EmbeddingLayer:
     """
 
     def __init__(self, spec: Embedding, tail: Tensor):
-        self.parts, self._n_axes = spec.split(tail), tail.ndim - 1
+        f, b, W, c = spec.split(tail)
+        #: as products take them: f, b and c as columns of one
+        self.parts = [f.unsqueeze(-1), b.unsqueeze(-1), W, c.unsqueeze(-1)]
+        self._n_axes = tail.ndim - 1
         self._columns: Tensor | None = None
         if spec.columns is not None:
             self._columns = torch.tensor(spec.columns, dtype=torch.int64, device=tail.device)
@@ -140,15 +143,16 @@ class EmbeddingLayer:
 
         X is (..., n_features, n_samples).
         """
-        # columns of all models along one axis
-        f, b, W, c = (part.flatten(0, self._n_axes) for part in self.parts)
+        f, b, W, c = self.parts
+        if self._n_axes:  # columns of all models along one axis
+            f, b, W, c = (part.flatten(0, 1) for part in self.parts)
         x = X if self._columns is None else X.index_select(-2, self._columns)
-        x = x.reshape(-1, 1, x.shape[-1])
-        angles = torch.baddbmm(b.unsqueeze(-1), f.unsqueeze(-1), x, alpha=2 * math.pi)
+        x = x.contiguous().view(-1, 1, x.shape[-1])
+        angles = torch.mul(f * (2 * math.pi), x).add_(b)
         cosines = angles.cos()
-        outputs = torch.baddbmm(c.unsqueeze(-1), W, cosines)
-        outputs = outputs.view(*X.shape[:-2], -1, X.shape[-1])
-        return torch.cat([X, outputs], dim=-2), (x, W, angles, cosines)
+        outputs = torch.baddbmm(c, W, cosines)
+        inputs = torch.cat([X, outputs.view(*X.shape[:-2], -1, X.shape[-1])], dim=-2)
+        return inputs, (x, W, angles, cosines)
 
     def backward(
         self, delta: Tensor, saved: tuple[Tensor, ...], gradient: "EmbeddingLayer | None"
@@ -159,14 +163,13 @@ class EmbeddingLayer:
         """
         assert gradient is not None
         x, W, angles, cosines = saved
-        delta = delta.reshape(*W.shape[:2], -1)
+        df, db, dW, dc = gradient.parts
+        delta = delta.view(*W.shape[:2], -1)
         by_angle = torch.bmm(W.mT, delta).mul_(angles.sin_())
-        db = by_angle.sum(-1).neg_()
-        df = by_angle.mul_(x).sum(-1).mul_(-2 * math.pi)
-        for part, found in zip(
-            gradient.parts, (df, db, torch.bmm(delta, cosines.mT), delta.sum(-1))
-        ):
-            part.copy_(found.view(part.shape))
+        torch.mul(by_angle.sum(-1).view(db.shape), -1, out=db)
+        torch.mul(by_angle.mul_(x).sum(-1).view(df.shape), -2 * math.pi, out=df)
+        dW.copy_(torch.bmm(delta, cosines.mT).view(dW.shape))
+        torch.sum(delta.view(*dc.shape[:-1], -1), -1, keepdim=True, out=dc)
 
 
 class PeriodicEmbedding(nn.Module):
