@@ -164,7 +164,7 @@ class EmbeddingLayer:
         assert gradient is not None
         x, W, angles, cosines = saved
         df, db, dW, dc = gradient.parts
-        delta = delta.view(*W.shape[:2], -1)
+        delta = delta.reshape(*W.shape[:2], -1)
         by_angle = torch.bmm(W.mT, delta).mul_(angles.sin_())
         torch.mul(by_angle.sum(-1).view(db.shape), -1, out=db)
         torch.mul(by_angle.mul_(x).sum(-1).view(df.shape), -2 * math.pi, out=df)

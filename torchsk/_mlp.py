@@ -116,9 +116,8 @@ class NetworkSpec:
         if self.embedding is None or columns is None or columns.all():
             return Narrowing(self, self, None)
         embedding, inputs, numbers = self.embedding.narrowed(columns.nonzero()[0])
-        spec = replace(
-            self, layer_sizes=(embedding.width, *self.layer_sizes[1:]), embedding=embedding
-        )
+        sizes = embedding.width, *self.layer_sizes[1:]
+        spec = replace(self, layer_sizes=sizes, embedding=embedding if columns.any() else None)
         places = np.arange(self.n_params)
         first = self.split(places)[0][0][inputs]
         rest = places[self.layer_sizes[0] * self.layer_sizes[1] : self.n_dense]

@@ -282,7 +282,7 @@ class MLPModel(Model):
         assert self.values is not None
         new = self.spec.narrowed(values.are_numeric & ~self.values.are_numeric)
         embedding, flat = new.spec.embedding, self.flat
-        if embedding is not None and embedding.n_columns:
+        if embedding is not None:
             drawn = np.hstack([np.zeros(new.spec.n_dense), embedding.draw(rng)])
             flat = flat + new.put(drawn)
         return replace(self, values=values, flat=flat)

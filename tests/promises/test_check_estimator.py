@@ -23,6 +23,8 @@ ESTIMATORS = [
     TorchRegressor(),
     TorchClassifier(solver="adam"),
     TorchRegressor(solver="adam"),
+    TorchClassifier(numerical_embedding="periodic"),
+    TorchRegressor(numerical_embedding="periodic"),
 ]
 
 

@@ -49,6 +49,7 @@ CLASSIFIERS = {
     "weighted": {"loss": "cross_entropy", "loss_params": {"weight": [1, 2, 3]}},
     "nll": {"loss": "nll"},
     "class weights": {"class_weight": {0: 1.0, 1: 2.0, 2: 1.0}},
+    "embedded": {"numerical_embedding": "periodic"},
     "generator": {"random_state": np.random.RandomState(0)},
 }
 REGRESSORS = {
@@ -87,8 +88,8 @@ ALL = [
 ROOMS = tuple(
     f"torchsk.{room}."
     for room in (
-        "_classifier", "_heads", "_mlp", "_models", "_regressor", "_standardizer", "_targets",
-        "_training.jobs", "_training.progress",
+        "_classifier", "_embedding", "_heads", "_mlp", "_models", "_regressor", "_standardizer",
+        "_targets", "_training.jobs", "_training.progress",
     )
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from torchsk._activations import ACTIVATIONS, make_activation
+from torchsk._embedding import Embedding, PeriodicEmbedding
 from torchsk._heads import LOSSES, make_head
 from torchsk._mlp import (
     INITS,
@@ -28,6 +29,8 @@ HEADS = {
     for loss, kinds in LOSSES.items()
     for kind in kinds
 }
+#: of all columns, and of two of the three
+EMBEDDINGS = [Embedding(N_FEATURES), Embedding(N_FEATURES, (0, 2))]
 HEADS["callable-regression"] = make_head(
     lambda raw, target: (raw - target).abs().pow(1.5), None, "regression", 2
 )
@@ -40,11 +43,10 @@ class Wave(nn.Module):
         return torch.sin(z) + 0.1 * z
 
 
-def _spec(activation, n_outputs=2, dropout=0.0):
-    n_hidden = len(HIDDEN)
-    return NetworkSpec(
-        (N_FEATURES, *HIDDEN, n_outputs), (activation,) * n_hidden, (dropout,) * n_hidden
-    )
+def _spec(activation, n_outputs=2, dropout=0.0, embedding=None):
+    n_hidden, n_inputs = len(HIDDEN), N_FEATURES if embedding is None else embedding.width
+    sizes = n_inputs, *HIDDEN, n_outputs
+    return NetworkSpec(sizes, (activation,) * n_hidden, (dropout,) * n_hidden, embedding)
 
 
 def _draw(rng, *shape):
@@ -68,18 +70,34 @@ def _draw_target(head, kind, rng, lead):
 def _oracle(spec, flat, X, masks):
     """Raw outputs of one network in plain torch, differentiable in flat."""
     coefs, intercepts = spec.split(flat)
+    if spec.embedding is not None:
+        module = PeriodicEmbedding(spec.embedding, np.zeros(spec.embedding.n_params))
+        X = torch.func.functional_call(module, {"numbers": spec.tail(flat)}, X)
     for activation, coef, intercept, mask in zip(spec.activations, coefs, intercepts, masks):
         X = make_activation(activation).module()(X @ coef + intercept) * mask
     return X @ coefs[-1] + intercepts[-1]
 
 
-@pytest.mark.parametrize("n_models", [None, 3], ids=["one", "stack"])
+one_or_many = pytest.mark.parametrize("n_models", [None, 3], ids=["one", "stack"])
+
+
+@one_or_many
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, Wave])
 def test_backward_is_autograd_for_every_head(activation, n_models):
+    _check_backward(activation, n_models)
+
+
+@one_or_many
+@pytest.mark.parametrize("embedding", EMBEDDINGS, ids=["all", "some"])
+def test_backward_of_an_embedding_is_autograd_for_every_head(embedding, n_models):
+    _check_backward("tanh", n_models, embedding)
+
+
+def _check_backward(activation, n_models, embedding=None):
     rng = np.random.RandomState(0)
     lead = () if n_models is None else (n_models,)
     for name, head in HEADS.items():
-        spec = _spec(activation, head.n_outputs, dropout=0.4)
+        spec = _spec(activation, head.n_outputs, 0.4, embedding)
         # below raw = 20, where torch's softplus becomes the identity
         flat = 0.5 * _draw(rng, *lead, spec.n_params)
         X = _draw(rng, *lead, N_SAMPLES, N_FEATURES)
@@ -143,14 +161,17 @@ def test_no_hidden_layer_and_no_dropout(activation):
     np.testing.assert_allclose(Network(spec, flat).predict(X), raw, rtol=1e-12)
 
 
+@pytest.mark.parametrize("embedding", [None, *EMBEDDINGS], ids=["none", "all", "some"])
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, Wave])
-def test_module_computes_what_the_network_predicts(activation):
+def test_module_computes_what_the_network_predicts(activation, embedding):
     rng = np.random.RandomState(2)
-    spec = _spec(activation, dropout=0.5)
+    spec = _spec(activation, dropout=0.5, embedding=embedding)
     flat, X = rng.normal(size=spec.n_params), _draw(rng, N_SAMPLES, N_FEATURES).float()
-    module = make_module(spec, *spec.split(flat))
+    module = make_module(spec, *spec.split(flat), spec.tail(flat))
     expected = Network(spec, torch.from_numpy(flat).float()).predict(X.clone())
-    torch.testing.assert_close(module(X).detach(), expected)
+    # two ways to round angles of some turns
+    tolerance = {} if embedding is None else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(module(X).detach(), expected, **tolerance)
     assert not module.training  # dropout sleeps
     assert sum(isinstance(layer, nn.Dropout) for layer in module) == len(HIDDEN)
 
@@ -237,10 +258,16 @@ def test_dropout_acts_in_training_only(wine):
 
 
 @pytest.fixture(params=[(), HIDDEN], ids=["linear", "deep"])
-def change(request):
+def hidden(request):
+    return request.param
+
+
+@pytest.fixture(params=[None, EMBEDDINGS[0]], ids=["plain", "embedded"])
+def change(request, hidden):
     """Inputs and raw outputs of a network are told in other units."""
-    rng = np.random.RandomState(0)
-    spec = NetworkSpec((N_FEATURES, *request.param, 2), ("tanh",) * len(request.param), ())
+    rng, embedding = np.random.RandomState(0), request.param
+    n_inputs = N_FEATURES if embedding is None else embedding.width
+    spec = NetworkSpec((n_inputs, *hidden, 2), ("tanh",) * len(hidden), (), embedding)
     factor, gain = rng.uniform(0.5, 2, N_FEATURES), rng.uniform(0.5, 2, 2)
     return Reexpression(spec, factor, rng.normal(size=N_FEATURES), gain, rng.normal(size=2), 1.0)
 
