@@ -96,7 +96,7 @@ class Model(ABC):
 
     @property
     def rate_factors(self) -> dict[str, float]:
-        """Share of the learning rate for those parameters of `trainable` that have one."""
+        """Shares of the learning rate, by patterns of names of the parameters of `trainable`."""
         return {}
 
     @property
@@ -247,8 +247,8 @@ class MLPModel(Model):
 
     @property
     def rate_factors(self) -> dict[str, float]:
-        """Of the numbers of the embedding, which `trainable` has in front."""
-        return {} if self.spec.embedding is None else {"0.numbers": RATE_FACTOR}
+        """A smaller share for the numbers of an embedding, which is the first module."""
+        return {} if self.spec.embedding is None else {"[!0]*": 1.0, "0.*": RATE_FACTOR}
 
     @property
     def mixes_rows(self) -> bool:

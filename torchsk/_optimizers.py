@@ -129,6 +129,21 @@ def make_options(settings: Settings) -> tuple[Any, dict[str, Any], bool]:
     return solver, known, True
 
 
+def make_groups(settings: Settings, rate: float, factors: dict[str, float]) -> dict[str, Any]:
+    """Return skorch's option for groups of parameters that are trained at a share of the rate.
+
+    Factors are by patterns of names. torch's LBFGS, which steps by a line search, knows no groups.
+    """
+    if not factors or class_of(settings.solver) is torch.optim.LBFGS:
+        return {}
+    return {
+        "param_groups": [
+            (pattern, {"lr": rate * factor, "rate_factor": factor})
+            for pattern, factor in factors.items()
+        ]
+    }
+
+
 def resume(optimizer: Optimizer, before: Optimizer) -> None:
     """Go on with the moments and the rate of another optimizer; other options are one's own."""
     saved = copy.deepcopy(before.state_dict())  # what is loaded is then written over
@@ -144,7 +159,7 @@ def reexpress_(optimizer: Optimizer, change: Reexpression) -> None:
 
     Those of torch's own classes stay as they are.
     """
-    *embedding, group = optimizer.param_groups
+    group, *embedding = optimizer.param_groups
     states = [optimizer.state[parameter] for parameter in group["params"]]
     # coefs and intercepts take turns here; in a flat vector all coefs come first
     states = states[::2] + states[1::2]

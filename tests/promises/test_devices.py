@@ -126,6 +126,18 @@ def test_every_activation(activation, any_device, iris):
 
 
 @on_a_device
+@pytest.mark.parametrize("columns", [[0, 1, 2, 3], [0, 1]], ids=["all", "some"])
+@pytest.mark.parametrize("lane", [{}, {"skorch_callbacks": []}], ids=["stack", "skorch"])
+def test_embedding(columns, lane, any_device, iris):
+    X, y = np.where(np.isin(np.arange(4), columns), iris[0], iris[0] > 3), iris[1]
+    model = TorchClassifier(numerical_embedding="periodic", **SHORT, **lane)
+    here, there = fit_on_both(model, any_device, X, y)
+    assert_same(here, there, X)
+    for _ in range(2):
+        assert_same(here.partial_fit(X, y), there.partial_fit(X, y), X)
+
+
+@on_a_device
 def test_dropout(any_device, iris):
     model = TorchClassifier(dropout=0.3, **SHORT | {"max_iter": 40}, device=any_device)
     first, second = (clone(model).fit(*iris) for _ in range(2))

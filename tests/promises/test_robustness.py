@@ -158,6 +158,7 @@ def estimators(draw, is_classifier):
         "activation": draw(st.sampled_from(["relu", "tanh", "identity", "softplus", "mish"])),
         "solver": draw(st.sampled_from(["sgd", "adam", "adamw", "rmsprop", "adagrad", "lbfgs"])),
         "standardize": draw(st.sampled_from(["auto", "auto", False])),
+        "numerical_embedding": draw(st.sampled_from([None, None, "periodic"])),
         "batch_size": draw(st.sampled_from(["auto", 1, 4])),
         "learning_rate_init": draw(st.sampled_from(["auto", 1.0, 1e7])),
         "learning_rate": draw(st.sampled_from(["constant", "cosine"])),

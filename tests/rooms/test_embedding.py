@@ -18,7 +18,7 @@ from torchsk import TorchClassifier, TorchRegressor, to_sklearn
 from torchsk._embedding import ColumnValues, Embedding, EmbeddingLayer
 from torchsk._mlp import Network, NetworkSpec, draw_weights
 from torchsk._models import narrowing_of
-from torchsk._solvers import SOLVERS
+from torchsk._solvers import SOLVERS, UPDATE_RULES
 
 SMALL = {
     "hidden_layer_sizes": (8,),
@@ -175,6 +175,47 @@ def test_folds_with_other_columns_stack(table):
             stacks.append(one._fitted.model.values.are_numeric[1])
             assert one._fitted.model.spec == alone["estimator"][0]._fitted.model.spec
     assert stacks == [False, True, True] * 2
+
+
+# -- the rate --
+
+
+@pytest.mark.parametrize("columns", [[0, 2], [0, 1, 2]], ids=["numeric", "mixed"])
+def test_it_is_trained_at_a_tenth_of_the_rate(table, columns):
+    """As a torch optimizer does that has two groups of parameters."""
+    X, y = table[0][:, columns], table[1]
+    steady = {"learning_rate": "constant", "learning_rate_init": 0.05, "max_grad_norm": 1.0}
+    ours = Regressor(batch_size=100, **steady).fit(X, y)
+    theirs = Regressor(solver=torch.optim.SGD, batch_size=100, **steady).fit(X, y)
+    assert [group["lr"] for group in theirs.net_.optimizer_.param_groups] == [0.05, 0.05 * 0.1]
+    for one, other in zip(numbers_of(ours), numbers_of(theirs)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    moved = Regressor(batch_size=100, max_iter=1, **steady | {"learning_rate_init": 1e-9})
+    start = numbers_of(moved.fit(X, y))
+    assert all(abs(one - other).max() > 1e-4 for one, other in zip(numbers_of(ours), start))
+
+
+@pytest.mark.parametrize("n_models", [1, 2])
+@pytest.mark.parametrize("solver", UPDATE_RULES)
+def test_a_rate_per_weight_is_several_rules_side_by_side(solver, n_models):
+    rng, (first, rest) = np.random.RandomState(0), (slice(0, 3), slice(3, 8))
+    weights, gradient = torch.from_numpy(rng.normal(size=(2, n_models, 8))).float()
+    names = UPDATE_RULES[solver].hyper_parameters
+    options = {name: [0.9 if name != "epsilon" else 1e-8] * n_models for name in names}
+    factors = torch.tensor([1.0] * 3 + [0.1] * 5)
+    rate = torch.full((n_models, 1), 0.3) if n_models > 1 else torch.tensor(0.3)
+
+    def stepped(part, rate):
+        flat, slope = weights[:, part].clone(), gradient[:, part].clone()
+        rule = UPDATE_RULES[solver](options, True, flat)
+        moments = [torch.zeros_like(flat) for _ in range(rule.n_moments)]
+        for _ in range(3):
+            rule.step_(flat, slope.clone(), moments, rate)
+        return flat
+
+    both = stepped(slice(None), rate * factors)
+    torch.testing.assert_close(both[:, first], stepped(first, rate))
+    torch.testing.assert_close(both[:, rest], stepped(rest, 0.1 * rate))
 
 
 # -- streams --

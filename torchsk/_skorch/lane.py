@@ -21,7 +21,14 @@ from torchsk._dropout import Dropout, make_generator
 from torchsk._mlp import Reexpression
 from torchsk._models import Model
 from torchsk._modules import ModuleModel
-from torchsk._optimizers import check_solver, class_of, make_options, reexpress_, resume
+from torchsk._optimizers import (
+    check_solver,
+    class_of,
+    make_groups,
+    make_options,
+    reexpress_,
+    resume,
+)
 from torchsk._rows import Examples
 from torchsk._runtime import seeded_torch, threads_for
 from torchsk._skorch.batches import Batches
@@ -115,11 +122,7 @@ class SkorchLane(Lane):
         """Return an initialised net, which goes on where that of `job.state` ended."""
         settings = job.settings
         optimizer, options, loss_penalises = make_options(settings)
-        groups = [
-            (name, {"lr": job.schedule.rate * factor, "rate_factor": factor})
-            for name, factor in job.model.rate_factors.items()
-        ]
-        options |= {"param_groups": groups} if groups else {}
+        options |= make_groups(settings, job.schedule.rate, job.model.rate_factors)
         classes = {} if self.n_classes is None else {"classes": np.arange(self.n_classes)}
         net = (ClassifierNet if classes else RegressorNet)(
             job.model.trainable().to(job.device, torch.float32),
