@@ -134,6 +134,7 @@ class EmbeddingLayer:
         #: as products take them: f, b and c as columns of one
         self.parts = [f.unsqueeze(-1), b.unsqueeze(-1), W, c.unsqueeze(-1)]
         self._n_axes = tail.ndim - 1
+        self._memory: dict[tuple[str, int], Tensor] = {}
         self._columns: Tensor | None = None
         if spec.columns is not None:
             self._columns = torch.tensor(spec.columns, dtype=torch.int64, device=tail.device)
@@ -148,11 +149,23 @@ class EmbeddingLayer:
             f, b, W, c = (part.flatten(0, 1) for part in self.parts)
         x = X if self._columns is None else X.index_select(-2, self._columns)
         x = x.contiguous().view(-1, 1, x.shape[-1])
-        angles = torch.mul(f * (2 * math.pi), x).add_(b)
-        cosines = angles.cos()
+        angles = torch.mul(f * (2 * math.pi), x, out=self._use_again("angles", x)).add_(b)
+        cosines = torch.cos(angles, out=self._use_again("cosines", x))
         outputs = torch.baddbmm(c, W, cosines)
         inputs = torch.cat([X, outputs.view(*X.shape[:-2], -1, X.shape[-1])], dim=-2)
         return inputs, (x, W, angles, cosines)
+
+    def _use_again(self, name: str, x: Tensor) -> Tensor | None:
+        """Return memory of a stack for each cosine of x (n_columns, 1, n_samples).
+
+        It is that of many models; for one, new memory is found faster than the old.
+        """
+        if self._n_axes == 0:
+            return None
+        key, n_frequencies = (name, x.shape[-1]), self.parts[0].shape[-2]
+        if key not in self._memory:
+            self._memory[key] = x.new_empty(x.shape[0], n_frequencies, x.shape[-1])
+        return self._memory[key]
 
     def backward(
         self, delta: Tensor, saved: tuple[Tensor, ...], gradient: "EmbeddingLayer | None"
@@ -165,7 +178,7 @@ class EmbeddingLayer:
         x, W, angles, cosines = saved
         df, db, dW, dc = gradient.parts
         delta = delta.reshape(*W.shape[:2], -1)
-        by_angle = torch.bmm(W.mT, delta).mul_(angles.sin_())
+        by_angle = torch.bmm(W.mT, delta, out=self._use_again("deltas", x)).mul_(angles.sin_())
         torch.mul(by_angle.sum(-1).view(db.shape), -1, out=db)
         torch.mul(by_angle.mul_(x).sum(-1).view(df.shape), -2 * math.pi, out=df)
         dW.copy_(torch.bmm(delta, cosines.mT).view(dW.shape))
