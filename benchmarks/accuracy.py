@@ -33,7 +33,12 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import (
+    OneHotEncoder,
+    OrdinalEncoder,
+    QuantileTransformer,
+    StandardScaler,
+)
 from threadpoolctl import threadpool_limits
 
 from torchsk import TorchClassifier, TorchRegressor
@@ -86,6 +91,29 @@ def torchsk(data: Dataset, seed: int) -> Any:
     return make(random_state=seed)
 
 
+def periodic(data: Dataset, seed: int) -> Any:
+    """Return torchsk with its numeric columns embedded."""
+    return torchsk(data, seed).set_params(numerical_embedding="periodic")
+
+
+def tables(data: Dataset, seed: int) -> Any:
+    """Return the recipe for tables: embedded columns, made normal before by their quantiles."""
+    n_quantiles = min(1000, len(split(data, seed)[0]))
+    scores = QuantileTransformer(
+        n_quantiles=n_quantiles, output_distribution="normal", random_state=seed
+    )
+    return make_pipeline(scores, periodic(data, seed))
+
+
+def realmlp(data: Dataset, seed: int) -> Any:
+    """Return the network of pytabkit that trains fast (RealMLP-TD-S)."""
+    import pytabkit
+
+    kind = "Classifier" if data.is_classification else "Regressor"
+    make = getattr(pytabkit, f"RealMLP_TD_S_{kind}")
+    return make(random_state=seed, device="cpu", n_threads=1, verbosity=0)
+
+
 def mlp(data: Dataset, seed: int) -> Any:
     """Return scikit-learn's MLP behind scalers."""
     if data.is_classification:
@@ -114,10 +142,12 @@ MODELS: dict[str, Callable[[Dataset, int], Any]] = {
     "mlp": mlp,
     "trees": trees,
     "linear": linear,
+    "periodic": periodic,
+    "tables": tables,
 }
-#: only where --models names it: torchsk after torch.set_float32_matmul_precision("medium"), rounded
-#: here as a processor with bfloat16 does it
-EXTRA_MODELS = {"medium": torchsk}
+#: only where --models names them: torchsk after torch.set_float32_matmul_precision("medium"),
+#: rounded here as a processor with bfloat16 does it, and pytabkit's network, if that is installed
+EXTRA_MODELS = {"medium": torchsk, "realmlp": realmlp}
 
 
 def precision(name: str) -> AbstractContextManager[object]:

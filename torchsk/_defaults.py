@@ -20,6 +20,8 @@ LARGEST_PENALTY = 0.05
 PENALTY = {True: 1.0, False: 1.5}
 # by which it is less for each hidden layer of sigmoids
 PENALTY_DIVISOR_OF_SIGMOIDS = 4.0
+# by which it is more behind an embedding of the columns, which fits more
+PENALTY_FACTOR_OF_EMBEDDINGS = 2.0
 # of a module of the user's, in scikit-learn's unit
 ALPHA_OF_A_MODULE = 0.0001
 # what a wide layer drops where rows are many, but not for their columns
@@ -39,7 +41,9 @@ def n_batches_of_a_stream(n: int) -> int:
     return -(-n // LARGEST_BATCH)
 
 
-def penalty(n: int, n_features: int, is_classifier: bool, n_sigmoids: int = 0) -> float:
+def penalty(
+    n: int, n_features: int, is_classifier: bool, n_sigmoids: int = 0, *, is_embedded: bool = False
+) -> float:
     """Return lambda of the penalty lambda / 2 ||W||^2 on the mean loss; it falls as 1 / n.
 
     It grows with the root of the number of columns, and falls faster where rows are many for them.
@@ -47,6 +51,8 @@ def penalty(n: int, n_features: int, is_classifier: bool, n_sigmoids: int = 0) -
     """
     share = min(1.0, 200 * n_features / n)
     size = PENALTY[is_classifier] * math.sqrt(min(n_features, 256) * share)
+    if is_embedded:
+        size *= PENALTY_FACTOR_OF_EMBEDDINGS
     return min(LARGEST_PENALTY, size / n) / PENALTY_DIVISOR_OF_SIGMOIDS**n_sigmoids
 
 

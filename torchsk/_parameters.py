@@ -163,7 +163,10 @@ class Settings:
             if is_built_in:
                 size = n_known, n_features
                 n_sigmoids, alpha = _n_sigmoids(estimator), 0.0
-                penalty = _defaults.penalty(*size, is_classifier(estimator), n_sigmoids)
+                penalty = _defaults.penalty(
+                    *size, is_classifier(estimator), n_sigmoids,
+                    is_embedded=estimator.numerical_embedding is not None,
+                )  # fmt: skip
         n_batches = None
         if not has_epochs:
             batch_size = n_rows

@@ -50,6 +50,9 @@ def test_the_penalty_falls_as_one_over_n():
     assert _defaults.penalty(1000, 10, True) == pytest.approx(10**0.5 / 1000)
     assert _defaults.penalty(2000, 10, True) == pytest.approx(10**0.5 / 2000)
     assert _defaults.penalty(8000, 10, True) == pytest.approx(10**0.5 / 16_000)
+    twice = _defaults.penalty(2000, 10, True, is_embedded=True)
+    assert twice == pytest.approx(2 * 10**0.5 / 2000)
+    assert _defaults.penalty(100, 10, True, is_embedded=True) == _defaults.LARGEST_PENALTY
     assert _defaults.penalty(500, 40, True) == pytest.approx(2 * _defaults.penalty(500, 10, True))
 
 
