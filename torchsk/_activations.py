@@ -96,8 +96,16 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def make_activation(activation: str | type[nn.Module]) -> Activation:
-    """Return the table's activation, or one made of a parameter-free nn.Module class."""
+#: an activation of the table, or a parameter-free nn.Module class
+ActivationName = str | type[nn.Module]
+#: activations of the models of a stack, each with the number of neighbours that have it
+ActivationRuns = tuple[tuple[ActivationName, int], ...]
+
+
+def make_activation(activation: ActivationName | ActivationRuns) -> Activation:
+    """Return the table's activation, one made of a class, or one made of the runs of a stack."""
+    if isinstance(activation, tuple):
+        return _side_by_side(activation)
     if isinstance(activation, str):
         return ACTIVATIONS[activation]
     module = activation().eval()  # RReLU and its like: no draws of torch's global generator
@@ -114,7 +122,28 @@ def make_activation(activation: str | type[nn.Module]) -> Activation:
     return Activation(forward, backward_, activation, saves_input=True)
 
 
-def is_sigmoid(activation: str | type[nn.Module]) -> bool:
+def _side_by_side(runs: ActivationRuns) -> Activation:
+    """Return what applies each activation to its models: z is (n_models, width, n_samples)."""
+    activations = [make_activation(name) for name, _ in runs]
+    sizes = [n_models for _, n_models in runs]
+    keeps_z = any(activation.saves_input for activation in activations)
+
+    def forward_(z: Tensor) -> Tensor:
+        parts = [
+            activation.forward_(part) for activation, part in zip(activations, z.split(sizes))
+        ]
+        return torch.cat(parts) if keeps_z else z
+
+    def backward_(delta: Tensor, saved: Tensor) -> Tensor:
+        # z itself where it is kept; the others have written their output over their part of it
+        for activation, *parts in zip(activations, delta.split(sizes), saved.split(sizes)):
+            activation.backward_(*parts)
+        return delta
+
+    return Activation(forward_, backward_, nn.Identity, saves_input=True)
+
+
+def is_sigmoid(activation: ActivationName) -> bool:
     """Return whether it passes on less than a third of a signal of size 1, as sigmoids do."""
     signal = torch.tensor([[-1.0, 1.0]], device="cpu")  # whatever the default device
     low, high = make_activation(activation).forward_(signal).flatten()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from torchsk._parameters import PARAMETER_CONSTRAINTS, Settings, meant
 from torchsk._sklearn_compat import (
     CALLBACK_STATE,
     InvalidParameterError,
+    KnownParameters,
     callback_tasks,
     check_weight,
 )
@@ -47,7 +47,7 @@ def _read_only(arrays: list[np.ndarray]) -> list[np.ndarray]:
     return arrays
 
 
-class BaseTorchMLP(CallbackSupportMixin, BaseEstimator, ABC):
+class BaseTorchMLP(CallbackSupportMixin, KnownParameters, ABC):
     """Base of TorchClassifier and TorchRegressor; `__init__` of the subclasses only stores."""
 
     _parameter_constraints: dict = PARAMETER_CONSTRAINTS

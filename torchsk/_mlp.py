@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchsk._activations import make_activation
+from torchsk._activations import ActivationName, ActivationRuns, make_activation
 from torchsk._dropout import Dropout, Masks
 from torchsk._embedding import RATE_FACTOR, Embedding, EmbeddingLayer, PeriodicEmbedding
 from torchsk._matmul import affine, outer_into, product
@@ -40,7 +40,7 @@ class NetworkSpec:
     layer_sizes : tuple of int
         (n_inputs, *hidden_layer_sizes, n_outputs); an embedding makes more inputs than features.
     activations : tuple of str or nn.Module class
-        One per hidden layer.
+        One per hidden layer; for a stack each may be the runs of its models (`of_stack`).
     dropout : tuple of float
         Probability in [0, 1) of dropping a unit, after each hidden activation.
     embedding : Embedding or None
@@ -48,7 +48,7 @@ class NetworkSpec:
     """
 
     layer_sizes: tuple[int, ...]
-    activations: tuple[str | type[nn.Module], ...]
+    activations: tuple[ActivationName | ActivationRuns, ...]
     dropout: tuple[float, ...]
     embedding: Embedding | None = None
 
@@ -56,6 +56,16 @@ class NetworkSpec:
     def n_features(self) -> int:
         """Number of features."""
         return self.layer_sizes[0] if self.embedding is None else self.embedding.n_features
+
+    @classmethod
+    def of_stack(cls, specs: Sequence["NetworkSpec"]) -> "NetworkSpec":
+        """Return the shape of a stack of networks whose specs differ in their activations only."""
+        layers = [
+            tuple((name, len(list(run))) for name, run in itertools.groupby(names))
+            for names in zip(*(spec.activations for spec in specs))
+        ]
+        activations = tuple(runs[0][0] if len(runs) == 1 else runs for runs in layers)
+        return replace(specs[0], activations=activations)
 
     @property
     def n_coefs(self) -> int:

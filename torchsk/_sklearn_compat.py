@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._available_if import _AvailableIfDescriptor
 from sklearn.utils._param_validation import (
@@ -18,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 __all__ = [
     "CALLBACK_STATE",
+    "KnownParameters",
     "Interval",
     "InvalidParameterError",
     "Options",
@@ -32,6 +34,20 @@ __all__ = [
 
 #: attributes that scikit-learn keeps on an estimator while its callbacks run
 CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+
+
+class KnownParameters(BaseEstimator):
+    """An estimator whose class looks once what its parameters are called.
+
+    scikit-learn reads the signature anew at each get_params, set_params and clone. With forty
+    parameters that is half a millisecond, several times a fit in a search.
+    """
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        if "_param_names" not in vars(cls):
+            cls._param_names = super()._get_param_names()
+        return cls._param_names
 
 
 class _AvailableIf(_AvailableIfDescriptor):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,20 @@ def assert_same(results, expected, tol=1e-4):
                 np.testing.assert_allclose(curve, other_curve, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+#: name -> (activations of the five fits, other parameters)
+MIXED = {
+    "in-place": (["relu", "tanh", "logistic", "identity", "relu"], {}),
+    "with-saved-inputs": (["tanh", "gelu", "relu", "gelu", torch.nn.CELU], {"weights": (1, 3)}),
+    "in-one-layer": ([["relu", name] for name in ("tanh", "relu", "silu", "relu", "tanh")], {}),
+    "dropout": (["tanh", "relu", "mish", "tanh", "relu"], {"dropout": [0.5, 0.2]}),
+    "early-stopping": (
+        ["tanh", "relu", "elu", "tanh", "softplus"],
+        {"early_stopping": True, "max_iter": 60, "solver": "adam", "n_iter_no_change": 2},
+    ),
+    "validation": (["relu", "tanh", "relu", "softsign", "relu"], {"validate": True}),
+    "hinge": (["relu", "tanh", "tanh", "relu", "tanh"], {"loss": "hinge"}),
+    "regression": (["relu", "tanh", "tanh", "relu", "tanh"], {"kind": "regression"}),
+}
 FLAT_RATES = {"learning_rate_init": [0.002, 0.001, 0.004, 0.002, 0.001]}
 TOGETHER = {
     **{f"solver-{solver}": {"solver": solver, "vary": FLAT_RATES} for solver in UPDATE_RULES},
@@ -195,6 +210,10 @@ TOGETHER = {
     "gaussian": {"kind": "regression", "loss": "gaussian", "max_iter": 6},
     "no-hidden-layer": {"hidden_layer_sizes": ()},
     "activations": {"activation": ["gelu", "tanh"]},
+    **{
+        f"activations-that-differ-{name}": {"vary": {"activation": activations}, **params}
+        for name, (activations, params) in MIXED.items()
+    },
     "partly-fitted-batch-size-auto": {"batch_size": "auto"},
     "auto": {
         "batch_size": "auto",
@@ -256,7 +275,9 @@ def test_candidates_of_a_fold_share_their_batches(job_of, groups_seen, case):
     jobs, alone = _jobs(job_of, folds=folds, **TOGETHER[case]), []
     together = _copy(jobs)
     results = train(together)
-    assert groups_seen[:2] == [[3, 2]] * 2  # weights and gradients
+    # weights and gradients; models of other activations stand apart
+    sizes = Counter((fold, job.model.spec.activations) for fold, job in zip(folds, jobs)).values()
+    assert [sorted(groups) for groups in groups_seen[:2]] == [sorted(sizes)] * 2
     for job, other in zip(_copy(jobs), together):
         alone += train([job])
         assert groups_seen[-1] is None
@@ -575,7 +596,6 @@ def test_threads_and_grad_mode_are_left_alone(job_of, n_jobs):
 
 SEPARATE = {
     "hidden_layer_sizes": (8, 6),
-    "activation": "tanh",
     "dropout": 0.3,
     "solver": "adam",
     "nesterovs_momentum": False,
@@ -585,6 +605,7 @@ SEPARATE = {
     "alpha": 0.0,
 }
 TOGETHER_ANYWAY = {
+    "activation": "tanh",
     "learning_rate_init": 0.3,
     "alpha": 0.5,
     "momentum": 0.1,

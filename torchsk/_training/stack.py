@@ -20,7 +20,7 @@ from torchsk._data import chunks
 from torchsk._dropout import PER_WORD, as_mask, draw_, make_generator, n_words
 from torchsk._heads import Head
 from torchsk._matmul import prefers_onednn
-from torchsk._mlp import Network, Reexpression
+from torchsk._mlp import Network, NetworkSpec, Reexpression
 from torchsk._models import Model, narrowing_of
 from torchsk._rows import Rows
 from torchsk._runtime import exact_dtype, threads_for
@@ -78,7 +78,7 @@ class StackLane(Lane):
         if settings.n_batches is not None:
             width = 0
         return (
-            self, job.model.spec, job.head.stack_key, settings.nesterovs_momentum,
+            self, replace(job.model.spec, activations=()), job.head.stack_key, settings.nesterovs_momentum,
             settings.shuffle, settings.is_penalised, str(job.device), type(rows.X), n_batches,
             width,
         )  # fmt: skip
@@ -141,8 +141,10 @@ class _Stack:
         slots: dict[RowOrder, list[int]] = {}
         for i, order in enumerate(self.data.orders):
             slots.setdefault(order, []).append(i)
-        # models that share their batches are neighbours
+        # models of equal activations are neighbours, and among these those that share batches
         places = [(jobs[i], i, order) for order, group in slots.items() for i in group]
+        activations = list(dict.fromkeys(job.model.spec.activations for job in jobs))
+        places.sort(key=lambda place: activations.index(place[0].model.spec.activations))
         self.weights = self._to_device(np.stack([job.model.flat for job, *_ in places]))
         n_moments = UPDATE_RULES[first.settings.solver].n_moments
         no_moments = np.zeros((n_moments, self.narrowing.whole.n_params))
@@ -172,10 +174,15 @@ class _Stack:
         array = self.network_class.restored(self.spec, tensor.cpu().numpy().copy())
         return self.narrowing.put(array)
 
+    def _spec_of(self, job: TrainingJob) -> NetworkSpec:
+        """Return the shape of one model, without the columns that none of the stack embeds."""
+        return replace(self.narrowing.spec, activations=job.model.spec.activations)
+
     def _bind(self) -> None:
         """(Re)build all that depends on which models are left."""
         jobs = [member.job for member in self.members]
         first, n_models = jobs[0], len(jobs)
+        self.spec = NetworkSpec.of_stack([self._spec_of(job) for job in jobs])
         self.gradient = torch.empty_like(self.weights)
         row = 0 if n_models == 1 else slice(None)
         #: numbers of neighbours that share their batches
@@ -259,9 +266,9 @@ class _Stack:
         changes = n_batches > 1  # one batch holds the same rows every epoch
         index = None
         if changes or not self._block_cache:
-            rows = [order.next_epoch() for order in dict.fromkeys(self._orders())]
-            table = self.plan.table(rows)
-            shared = len(rows) < n_models
+            rows = {order: order.next_epoch() for order in dict.fromkeys(self._orders())}
+            table = self.plan.table([rows[order] for order, _ in groupby(self._orders())])
+            shared = len(table) < n_models
             per_model = np.repeat(table, self.n_sharing, axis=0) if shared else table
             index = self.plan.arrange(per_model)
             by_group = index if self.groups is None else self.plan.arrange(table)
@@ -399,7 +406,7 @@ class _Stack:
         if wanted is not self.network_class:
             arranged = wanted.arranged(self.spec, self._flat(member))
             flat = torch.from_numpy(arranged).to(self.device)
-        return wanted(self.spec, flat)
+        return wanted(self._spec_of(member.job), flat)
 
     def _end(self, member: _Member) -> None:
         """Take the result of a model that stops here."""

@@ -1,0 +1,149 @@
+"""A search as people write it: widths, activations and batch sizes that differ, 60 x 5 fits.
+
+The same RandomizedSearchCV over torchsk's stacks and over MLPClassifier, in a Pipeline with
+StandardScaler. MLPClassifier runs on two loky workers, torchsk in this process, on one core, and
+on two workers. All are warm: each search runs once before it is timed.
+"""
+
+import warnings
+
+import joblib
+import numpy as np
+import torch
+from _harness import interleave, machine, parse_arguments, print_table, processor_seconds, save
+from scipy.stats import loguniform
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.model_selection import RandomizedSearchCV
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from torchsk import TorchClassifier
+from torchsk._training import lane_of
+
+# name: (data, max_iter)
+CASES = {"breast_cancer": (load_breast_cancer, 40), "digits": (load_digits, 15)}
+N_CANDIDATES, N_PROCESSES = 60, 2
+SPACE = {
+    "net__hidden_layer_sizes": [(32,), (64,), (100,), (50, 50)],
+    "net__activation": ["relu", "tanh"],
+    "net__batch_size": [32, 64, 128],
+    "net__alpha": loguniform(1e-6, 1e-1),
+    "net__learning_rate_init": loguniform(1e-4, 1e-2),
+}
+COLORS = {"torchsk, 1 process": "moccasin", "torchsk, 2 processes": "tab:orange"}
+
+
+def searches(name, device):
+    """Return the competitors, name -> function without arguments, and their mean scores."""
+    loader, max_iter = CASES[name]
+    X, y = loader(return_X_y=True)
+    X = X.astype(np.float32)
+    common = {
+        "solver": "adam", "learning_rate": "constant", "max_iter": max_iter, "random_state": 0,
+    }  # fmt: skip
+    ours = TorchClassifier(**common, dropout=0.0, scoring=None, standardize=False, device=device)
+    scores = {}
+
+    def search(side, classifier, n_jobs=None):
+        pipeline = Pipeline([("scale", StandardScaler()), ("net", classifier)])
+        search = RandomizedSearchCV(
+            pipeline, SPACE, n_iter=N_CANDIDATES, cv=5, refit=False, random_state=0, n_jobs=n_jobs
+        )
+        scores[side] = search.fit(X, y).cv_results_["mean_test_score"]
+
+    def torchsk_search(n_jobs):
+        with joblib.parallel_config("torchsk", n_jobs=n_jobs):
+            search("torchsk", ours)
+
+    return {
+        "torchsk, 1 process": lambda: torchsk_search(1),
+        f"torchsk, {N_PROCESSES} processes": lambda: torchsk_search(N_PROCESSES),
+        f"scikit-learn, {N_PROCESSES} processes": lambda: search(
+            "scikit-learn", MLPClassifier(**common), N_PROCESSES
+        ),
+    }, scores
+
+
+def stack_sizes(function):
+    """Return how many networks each stack holds that a function trains in this process."""
+    lane, sizes = type(lane_of("adam")), []
+    train = lane.train
+
+    def counted(self, jobs, should_stop=None):
+        sizes.append(len(jobs))
+        return train(self, jobs, should_stop)
+
+    lane.train = counted
+    try:
+        function()
+    finally:
+        lane.train = train
+    return sorted(sizes)
+
+
+def draw(results, path):
+    """Save bars of the times, one group per data set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(9, 3), layout="constrained")
+    for i, competitor in enumerate(results[0]["seconds"]):
+        positions = [row + (i - 1) * 0.26 for row in range(len(results))]
+        times = [result["seconds"][competitor] for result in results]
+        color = COLORS.get(competitor, "0.65")
+        bars = ax.barh(positions, times, height=0.26, label=competitor, color=color)
+        ax.bar_label(bars, fmt="%.1f s", padding=2)
+    labels = [f"{r['case']},\n{CASES[r['case']][1]} epochs" for r in results]
+    ax.set_yticks(range(len(results)), labels)
+    ax.invert_yaxis()
+    ax.margins(x=0.1)
+    ax.set_xlabel("seconds")
+    ax.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    """Measure, print, save."""
+    warnings.simplefilter("ignore")
+    arguments = parse_arguments(__doc__.splitlines()[0], n_runs=3)
+    before = machine()
+    print(before)
+    results, rows = [], []
+    for name in (name for name in CASES if arguments.only in name):
+        functions, scores = searches(name, arguments.device)
+        sizes = stack_sizes(functions["torchsk, 1 process"])
+        cores = {}  # what the processors have done, which others on the machine do not change
+        seconds = interleave(functions, arguments.runs)
+        for competitor, function in functions.items():
+            cores[competitor] = processor_seconds(function)
+        difference = float(np.abs(scores["torchsk"] - scores["scikit-learn"]).max())
+        results.append(
+            {
+                "case": name,
+                "seconds": seconds,
+                "processor seconds": cores,
+                "stack sizes": sizes,
+                "largest difference of a mean score": difference,
+            }
+        )
+        one, two, theirs = seconds.values()
+        *_, our_cores, their_cores = cores.values()
+        rows.append(
+            [name, *(f"{t:.2f}" for t in (one, two, theirs)), f"{theirs / one:.1f}",
+             f"{theirs / two:.1f}", f"{their_cores / our_cores:.1f}",
+             f"{len(sizes)} of {sizes[0]}-{sizes[-1]}", f"{difference:.3f}"]
+        )  # fmt: skip
+        print(rows[-1], flush=True)
+    columns = ["search", *(f"{c} [s]" for c in results[0]["seconds"])]
+    columns += ["ratio, 1", "ratio, 2", "ratio, cpu", "stacks", "score diff"]
+    print_table(columns, rows)
+    save("mixed_search", results, arguments.out, before)
+    draw(results, arguments.out / "mixed_search.png")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
