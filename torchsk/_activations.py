@@ -130,13 +130,15 @@ def _side_by_side(runs: ActivationRuns) -> Activation:
 
     def forward_(z: Tensor) -> Tensor:
         parts = [
-            activation.forward_(part) for activation, part in zip(activations, z.split(sizes))
+            activation.forward_(part)
+            for activation, part in zip(activations, z.split_with_sizes(sizes))
         ]
         return torch.cat(parts) if keeps_z else z
 
     def backward_(delta: Tensor, saved: Tensor) -> Tensor:
         # z itself where it is kept; the others have written their output over their part of it
-        for activation, *parts in zip(activations, delta.split(sizes), saved.split(sizes)):
+        deltas, kept = delta.split_with_sizes(sizes), saved.split_with_sizes(sizes)
+        for activation, *parts in zip(activations, deltas, kept):
             activation.backward_(*parts)
         return delta
 

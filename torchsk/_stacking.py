@@ -24,6 +24,7 @@ import joblib
 import numpy as np
 from joblib.parallel import LokyBackend, SequentialBackend, get_active_backend
 
+from torchsk._dealing import queue, shares_of, with_same_arrays
 from torchsk._executors import Ending, ExecutorBackend, check_executor, check_n_groups
 from torchsk._runtime import give_back_memory
 from torchsk._training import TrainingCancelled, TrainingJob, TrainingResult
@@ -150,7 +151,7 @@ class TaskGroup:
     def run(self, on_end: Callable[[int, Ending], object]) -> None:
         """Run all calls; `on_end(i, ending)` is called when call i has ended."""
         # those that are given the same rows follow each other: they share a copy
-        order = chain.from_iterable(_with_same_arrays(self.calls))
+        order = chain.from_iterable(with_same_arrays(self.calls))
         ready = deque(_Task(i, self.calls[i], self) for i in order)
         waiting: dict[Hashable, list[_Task]] = {}  # by stack_key
         share_data = _SharedData()
@@ -307,10 +308,13 @@ class TorchskBackend(LokyBackend):
     def retrieval_context(self) -> Iterator[None]:
         """Run what was submitted (joblib enters here when it has dispatched every task)."""
         submitted, self._submitted = self._submitted, []
-        shares = _shares([func for func, _ in submitted], self._n_processes)
+        calls, cut = [func for func, _ in submitted], shares_of
         running: Any = nullcontext()
         if isinstance(self._pool, ExecutorBackend):
             running = self._pool.receiving()
+        elif self._pool is not None:
+            cut = queue
+        shares = cut(calls, self._n_processes)
         for i, share in enumerate(shares, start=1):
             calls, futures = zip(*(submitted[j] for j in share), strict=True)
             group = TaskGroup(calls, self._max_models)
@@ -339,33 +343,6 @@ class TorchskBackend(LokyBackend):
         """Clean up after a call; worker processes stay for the next one."""
         if self._pool is not None:
             self._pool.terminate()
-
-
-def _shares(calls: Sequence[Any], n_processes: int) -> list[list[int]]:
-    """Deal out the numbers of the calls: those that are given the same arrays stay together.
-
-    What cannot be dealt in whole groups is dealt one by one, so that all shares are alike.
-    """
-    whole, k = _with_same_arrays(calls), n_processes
-    rest = list(chain.from_iterable(whole[len(whole) // k * k :]))
-    shares = [
-        [*chain.from_iterable(whole[j : len(whole) // k * k : k]), *rest[j::k]] for j in range(k)
-    ]
-    return [sorted(share) for share in shares if share]
-
-
-def _with_same_arrays(calls: Sequence[Any]) -> list[list[int]]:
-    """Return the numbers of the calls, in a list for each set of arrays that some are given."""
-    groups: dict[Hashable, list[int]] = {}
-    for i, call in enumerate(calls):
-        arguments = [
-            value
-            for _, args, kwargs in getattr(call, "items", ())
-            for value in (*args, *kwargs.values())
-        ]
-        key = tuple(id(value) for value in arguments if hasattr(value, "shape"))
-        groups.setdefault(key, []).append(i)
-    return list(groups.values())
 
 
 @contextmanager

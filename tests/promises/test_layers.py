@@ -33,7 +33,7 @@ FLOORS = [
     {"_classifier", "_displays", "_regressor"},
     {"_base"},
     {"_fitting", "_stacking"},
-    {"_executors", "_skorch"},
+    {"_dealing", "_executors", "_skorch"},
     {"_training"},
     {"_modules", "_optimizers"},
     {"_models", "_parameters"},

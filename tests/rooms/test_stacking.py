@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from dataclasses import dataclass
 
 import joblib
 import numpy as np
 import pytest
 import torch
-from joblib.parallel import BatchedCalls
 from networks import SECONDS_BEFORE_DEADLOCK, failed_fits, threads_of_torchsk
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -183,25 +183,6 @@ def test_tasks_that_wait_are_few(fake, data, monkeypatch, bound, expected):
     assert sum(fake.sizes) == 27
 
 
-@pytest.mark.parametrize(
-    "n_folds, n_processes, expected",
-    [
-        (4, 2, [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]),
-        (3, 2, [[0, 3, 6, 9, 2, 8], [1, 4, 7, 10, 5, 11]]),
-        (1, 3, [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]),
-        (12, 2, [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]),
-        (4, 13, [[i] for i in range(12)]),
-    ],
-)
-def test_processes_are_dealt_whole_folds(n_folds, n_processes, expected):
-    """As a search dispatches its tasks: one candidate after the other, each on every fold."""
-    X, folds = np.zeros((3, 2)), [np.arange(3) for _ in range(n_folds)]
-    tasks = [
-        BatchedCalls([(len, (X,), {"train": folds[i % n_folds], "n": i})], None) for i in range(12)
-    ]
-    assert sorted(_stacking._shares(tasks, n_processes)) == [sorted(share) for share in expected]
-
-
 def test_equal_data_are_kept_once(fake, data):
     with joblib.parallel_config("torchsk"):
         GridSearchCV(Ridge(), RIDGES, cv=3, refit=False).fit(*data)
@@ -213,6 +194,28 @@ def test_equal_data_are_kept_once(fake, data):
     assert [id(job.rows.X) for job in jobs] == [
         id(jobs[i].rows.X) for i in (0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8)
     ]
+
+
+def test_only_equal_bytes_are_shared():
+    """A difference counts anywhere, in sign, in dtype; what nobody holds is forgotten."""
+    large = torch.arange(10_000.0)
+    changed = large.clone()
+    changed[5001] += 1e-3  # none of the numbers that are looked at first
+    targets = [large, changed, torch.zeros(3), -torch.zeros(3), torch.zeros(3, dtype=torch.int32)]
+    nan = torch.full((3,), torch.nan)
+    share, held = _stacking._SharedData(), []
+    for target in [*targets, nan]:
+        for _ in range(2):
+            held.append(make_job(target=target.clone()))
+            share(held[-1])
+    assert len({id(job.rows.target) for job in held}) == len(targets) + 1
+    assert len({id(job.rows.X) for job in held}) == 1
+    before = weakref.ref(held[0].rows.target)
+    held.clear()
+    assert before() is None
+    job = make_job(target=large)
+    share(job)
+    assert job.rows.target is large
 
 
 def test_n_jobs_of_the_loop_does_not_unstack(fake, data):

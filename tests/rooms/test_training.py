@@ -14,7 +14,7 @@ from torchsk import TorchClassifier, TorchRegressor, _solvers, _stacking
 from torchsk._mlp import Network
 from torchsk._schedules import SCHEDULES
 from torchsk._solvers import UPDATE_RULES
-from torchsk._training import TrainingCancelled, TrainingResult, stack
+from torchsk._training import STACK_PARAMETERS, TrainingCancelled, TrainingResult, stack
 
 N_FEATURES = 6
 
@@ -626,6 +626,13 @@ def _key(job_of, n=100, sparse=False, kind="multiclass", **params):
     return stack_key(
         job_of(TorchClassifier(**{**BASE, **params}), sp.csr_array(X) if sparse else X, y)
     )
+
+
+def test_parameters_of_a_stack_are_known_by_name():
+    """By those a search is cut into groups, before there are any jobs."""
+    assert set(SEPARATE) - {"alpha"} <= STACK_PARAMETERS
+    assert not STACK_PARAMETERS & set(TOGETHER_ANYWAY)
+    assert set(TorchClassifier().get_params()) >= STACK_PARAMETERS
 
 
 @pytest.mark.parametrize("name", SEPARATE)

@@ -19,9 +19,10 @@ from torchsk._training.jobs import (
 from torchsk._training.lbfgs import LbfgsLane
 from torchsk._training.progress import Progress
 from torchsk._training.run import Run
-from torchsk._training.stack import StackLane
+from torchsk._training.stack import STACK_PARAMETERS, StackLane
 
 __all__ = [
+    "STACK_PARAMETERS",
     "LbfgsLane",
     "Lane",
     "Progress",

@@ -53,6 +53,12 @@ CACHE_SIZE = 1_000_000
 # multiply-adds from which one wide product of models that share their batches beats small ones
 WIDE_SIZE = 4_000_000
 
+#: parameters of an estimator that `StackLane.stack_key` tells apart
+STACK_PARAMETERS = frozenset({
+    "batch_size", "device", "dropout", "hidden_layer_sizes", "loss", "loss_params", "module",
+    "module_params", "nesterovs_momentum", "shuffle", "solver",
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
 class StackLane(Lane):
@@ -78,9 +84,9 @@ class StackLane(Lane):
         if settings.n_batches is not None:
             width = 0
         return (
-            self, replace(job.model.spec, activations=()), job.head.stack_key, settings.nesterovs_momentum,
-            settings.shuffle, settings.is_penalised, str(job.device), type(rows.X), n_batches,
-            width,
+            self, replace(job.model.spec, activations=()), job.head.stack_key,
+            settings.nesterovs_momentum, settings.shuffle, settings.is_penalised, str(job.device),
+            type(rows.X), n_batches, width,
         )  # fmt: skip
 
     def reexpress(self, state: SolverState, change: Reexpression) -> SolverState:
