@@ -6,6 +6,7 @@ on two workers. All are warm: each search runs once before it is timed.
 """
 
 import warnings
+from functools import partial
 
 import joblib
 import numpy as np
@@ -115,10 +116,13 @@ def main():
     for name in (name for name in CASES if arguments.only in name):
         functions, scores = searches(name, arguments.device)
         sizes = stack_sizes(functions["torchsk, 1 process"])
-        cores = {}  # what the processors have done, which others on the machine do not change
-        seconds = interleave(functions, arguments.runs)
-        for competitor, function in functions.items():
+        cores = {}  # what all cores have done in the last run
+
+        def measured(competitor, function, cores=cores):
             cores[competitor] = processor_seconds(function)
+
+        timed = {c: partial(measured, c, function) for c, function in functions.items()}
+        seconds = interleave(timed, arguments.runs)
         difference = float(np.abs(scores["torchsk"] - scores["scikit-learn"]).max())
         results.append(
             {

@@ -70,6 +70,7 @@ rooms = [
     room("top", 3, 660, 110, "_inputs", "what X may be"),
     room("top", 3, 785, 115, "_targets", "what y means:", "Labels, Numbers"),
     room("middle", 4, 20, 250, "_skorch", "the lane of skorch"),
+    room("middle", 4, 390, 120, "_dealing", "who gets what"),
     room("middle", 4, 540, 130, "_executors", "workers of others"),
     room("middle", 5, 200, 480, "_training", "jobs, runs, the lanes of stacks and of lbfgs"),
     room("middle", 6, 20, 130, "_optimizers", "update rules as", "torch's own"),
@@ -107,8 +108,10 @@ rooms = [
     down(842, 2, 3),
     down(145, 3, 4),  # _fitting
     down(305, 3, 5),
-    down(510, 3, 5),  # _stacking
+    down(450, 3, 4),  # _stacking
+    down(525, 3, 5),
     down(590, 3, 4),
+    down(450, 4, 5),  # _dealing
     arrow((715, TOPS[3] + HEIGHT), (715, TOPS[4]), (840, TOPS[4]), (840, TOPS[11])),  # _inputs
     down(870, 3, 11),  # _targets
     down(85, 4, 6),  # _skorch

@@ -1,5 +1,6 @@
 """What both estimators share: fitted attributes, raw outputs, the module."""
 
+import inspect
 import pickle
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from networks import Classifier, Regressor
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+
+from torchsk import TorchClassifier, TorchRegressor
 
 
 def test_fitted_attributes(clf, reg):
@@ -111,3 +114,17 @@ def test_weights_cannot_be_written_to(clf):
     for array in (*clf.coefs_, *clf.intercepts_):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+
+
+def test_names_of_parameters_are_read_once_per_class(monkeypatch):
+    class Own(TorchClassifier):
+        def __init__(self, alpha=1.0, *, mine=2):
+            super().__init__(alpha=alpha)
+            self.mine = mine
+
+    names = set(TorchClassifier().get_params())
+    assert set(Own().get_params()) == {"alpha", "mine"}
+    assert set(TorchRegressor().get_params()) != names == set(TorchClassifier().get_params())
+    monkeypatch.delattr(inspect, "signature")
+    assert set(TorchClassifier().get_params()) == names
+    assert Own(alpha=3.0).set_params(mine=4).get_params() == {"alpha": 3.0, "mine": 4}
