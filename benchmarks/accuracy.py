@@ -229,6 +229,8 @@ def summary(results: dict[str, list[Scores]], other: dict[str, list[Scores]]) ->
     return row
 
 
+#: models in words
+LABELS = {"mlp": "MLP", "tables": "torchsk, embedded", "realmlp": "RealMLP-TD-S"}
 COLUMNS = [
     "against the MLP", "accuracy", "w/t/l", "worst", "log loss", "R2", "median", "w/t/l", "worst",
     "time",
@@ -255,24 +257,25 @@ def table_row(name: str, row: dict[str, Any]) -> list[object]:
     ]  # fmt: skip
 
 
-def draw(results: dict[str, dict[str, list[Scores]]], path: Path) -> None:
-    """Draw the differences from the MLP, one dot per set."""
+def draw(
+    results: dict[str, dict[str, list[Scores]]], names: list[str], reference: str, path: Path
+) -> None:
+    """Draw the differences of some models from a reference, one dot per set."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    names = [name for name in results if name != "mlp"]
-    n_rows = max(4, len(results[names[0]]) * 0.7)
+    n_rows = max(4, len(results[reference]) * 0.7)
     figure, axes = plt.subplots(1, 2, figsize=(11, 0.22 * n_rows + 1), layout="constrained")
     for axis, key, label in zip(axes, ("accuracy", "r2"), ("accuracy", "R2")):
         for i, name in enumerate(names):
-            sets, means, errors = differences(results[name], results["mlp"], key)
+            sets, means, errors = differences(results[name], results[reference], key)
             at = np.arange(len(sets)) + 0.2 * (i - (len(names) - 1) / 2)
-            axis.errorbar(means, at, xerr=errors, fmt="o", ms=3, lw=1, label=name)
+            axis.errorbar(means, at, xerr=errors, fmt="o", ms=3, lw=1, label=LABELS.get(name, name))
             axis.set_yticks(np.arange(len(sets)), sets, fontsize=7)
         axis.axvline(0, color="0.5", lw=0.8)
-        axis.set_xlabel(f"{label} minus that of the MLP")
+        axis.set_xlabel(f"{label} minus that of the {LABELS.get(reference, reference)}")
         axis.set_xlim(-0.15, 0.15)
     axes[0].legend()
     figure.savefig(path, dpi=120)
@@ -316,7 +319,14 @@ def main() -> None:
         print_table(columns, [table_row("medium", summary(results["medium"], results["torchsk"]))])
     if "mlp" in results:
         print_table(COLUMNS, [table_row(m, summary(results[m], results["mlp"])) for m in results])
-        draw(results, options.out / f"{report}.png")
+        names = [name for name in results if name not in ("mlp", "periodic", "tables")]
+        draw(results, names, "mlp", options.out / f"{report}.png")
+    if {"torchsk", "tables", "trees"} <= results.keys():
+        columns = [COLUMNS[0].replace("the MLP", "trees"), *COLUMNS[1:]]
+        others = [name for name in results if name != "trees"]
+        rows = [table_row(name, summary(results[name], results["trees"])) for name in others]
+        print_table(columns, rows)
+        draw(results, ["torchsk", "tables"], "trees", options.out / f"{report}_tables.png")
     save(report, results, options.out, before)
 
 

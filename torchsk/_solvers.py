@@ -56,6 +56,8 @@ class UpdateRule(ABC):
         self.values = {name: np.array(values[name]) for name in self.hyper_parameters}
         self.nesterov = nesterov
         self.columns = {name: as_column(value, like) for name, value in self.values.items()}
+        #: whether all models have the same
+        self.is_common = all(column.ndim == 0 for column in self.columns.values())
         # rounded once: 1 - float32(0.999) would be wrong in the fifth digit
         self.complements = {name: as_column(1 - value, like) for name, value in self.values.items()}
 
@@ -95,21 +97,26 @@ class SGD(UpdateRule):
     scheduled = True
     advice = f"{UpdateRule.advice[:-1]}, or solver='adam'."
 
+    def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
+        super().__init__(values, nesterov, like)
+        #: the momentum of all models; 0 if it is none, or they differ
+        self._common = float(self.values["momentum"][0]) if self.is_common else 0.0
+
     def step_(
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
     ) -> None:
         """Apply v = momentum v - rate g; w += v, or w += momentum v - rate g."""
-        velocity, momentum = moments[0], self.columns["momentum"]
+        velocity = moments[0]
         gradient.mul_(rate)
-        common = float(self.values["momentum"][0])
-        if momentum.ndim == 0 and common > 0 and weights.device.type in _FUSED_SGD_DEVICES:
+        if self._common > 0 and weights.device.type in _FUSED_SGD_DEVICES:
             # the same in one pass: torch's velocity is ours where it maximises with rate -1
             torch._fused_sgd_(
                 [weights], [gradient], [velocity], weight_decay=0.0,
-                momentum=common, lr=-1.0, dampening=0.0,
+                momentum=self._common, lr=-1.0, dampening=0.0,
                 nesterov=self.nesterov, maximize=True, is_first_step=False,
             )  # fmt: skip
             return
+        momentum = self.columns["momentum"]
         velocity.mul_(momentum).sub_(gradient)
         if self.nesterov:
             weights.addcmul_(velocity, momentum).sub_(gradient)
@@ -131,6 +138,7 @@ class Adam(UpdateRule):
 
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         super().__init__(values, nesterov, like)
+        self._first = [float(self.values[name][0]) for name in self.hyper_parameters]
         self._no_correction = like.new_tensor(1e12)
         self._one, self._steps = like.new_ones(()), torch.empty_like(like)
 
@@ -144,8 +152,7 @@ class Adam(UpdateRule):
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
     ) -> None:
         """Apply w -= rate m / (sqrt(v) + epsilon)."""
-        common = all(column.ndim == 0 for column in self.columns.values())
-        if common and weights.device.type in _FUSED_ADAM_DEVICES:
+        if self.is_common and weights.device.type in _FUSED_ADAM_DEVICES:
             self._fused_step_(weights, gradient, moments, rate)
             return
         m, v = moments[0], moments[1]
@@ -164,7 +171,7 @@ class Adam(UpdateRule):
         at which it is 1: `rates` has corrected already. It takes one rate, so several are
         multiplied in afterwards: the kernel steps from zero.
         """
-        beta_1, beta_2, epsilon = (float(self.values[name][0]) for name in self.hyper_parameters)
+        beta_1, beta_2, epsilon = self._first
         alone = rate.ndim == 0
         target = weights if alone else self._steps.zero_()
         torch._fused_adam_(

@@ -232,6 +232,12 @@ def test_mixed_table(run):
         assert curve[0] > curve[-1]
 
 
+def test_tables(run):
+    scores = {name: values.mean() for name, values in run("plot_tables")["scores"].items()}
+    assert scores["network, periodic"] > scores["network"] + 0.005
+    assert scores["network, periodic"] > scores["trees"] - 0.01
+
+
 def test_imbalanced(run):
     plain, balanced = run("plot_imbalanced")["scores"].values()
     # on every data set, as the page says
