@@ -52,8 +52,7 @@ class BaseTorchMLP(CallbackSupportMixin, KnownParameters, ABC):
 
     _parameter_constraints: dict = PARAMETER_CONSTRAINTS
 
-    #: of estimators that were saved before there was one
-    numerical_embedding: str | None = None
+    numerical_embedding: str | None
     #: what the last call of fit or partial_fit has left
     _fitted: Fitted
 

@@ -31,6 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+import torchsk
 from torchsk import TorchClassifier, TorchRegressor
 
 sio = pytest.importorskip("skops.io")
@@ -313,35 +314,49 @@ def test_a_model_from_another_device(how, iris):
 # -- files of this version -------------------------------------------------------------------------
 
 
-def _write_data():
-    """Write the files that later versions must be able to read."""
-    DATA.mkdir(exist_ok=True)
-    for kind in ("classifier", "regressor"):
-        net, X = _kept(kind)
-        sio.dump(net, DATA / f"{kind}.skops", compression=zipfile.ZIP_DEFLATED, compresslevel=9)
-        predict = net.predict_proba if kind == "classifier" else net.predict
-        rows = X[::30]
-        content = {"X": rows.tolist(), "prediction": predict(rows).tolist()}
-        (DATA / f"{kind}.json").write_text(json.dumps(content))
+KEPT = {
+    "classifier": (TorchClassifier, {}, load_iris),
+    "regressor": (TorchRegressor, {}, load_diabetes),
+    "embedded": (TorchClassifier, {"numerical_embedding": "periodic"}, load_iris),
+}
 
 
 def _kept(kind):
-    X, y = {"classifier": load_iris, "regressor": load_diabetes}[kind](return_X_y=True)
-    estimator = {"classifier": TorchClassifier, "regressor": TorchRegressor}[kind]
-    net = estimator(hidden_layer_sizes=(5,), early_stopping=True, max_iter=20, random_state=0)
-    return net.fit(X, y), X
+    make, changes, load = KEPT[kind]
+    X, y = load(return_X_y=True)
+    changes = {"hidden_layer_sizes": (5,), "early_stopping": True, "max_iter": 20, **changes}
+    net = make(random_state=0, **changes)
+    return net.fit(X, y), X, y
 
 
-@pytest.mark.parametrize("kind", ["classifier", "regressor"])
-def test_a_kept_file_is_still_read(kind):
-    net = load_skops((DATA / f"{kind}.skops").read_bytes())
-    content = json.loads((DATA / f"{kind}.json").read_text())
-    predict = net.predict_proba if kind == "classifier" else net.predict
-    np.testing.assert_allclose(predict(np.array(content["X"])), content["prediction"], rtol=1e-9)
-    again = clone(net).fit(
-        *{"classifier": load_iris, "regressor": load_diabetes}[kind](return_X_y=True)
-    )
-    assert again.n_iter_ > 0
+def _predict(net, X):
+    return net.predict_proba(X) if hasattr(net, "predict_proba") else net.predict(X)
+
+
+def _write_data():
+    """Write the files that later versions must be able to read."""
+    folder = DATA / torchsk.__version__
+    folder.mkdir(exist_ok=True)
+    for kind in KEPT:
+        net, X, _ = _kept(kind)
+        sio.dump(net, folder / f"{kind}.skops", compression=zipfile.ZIP_DEFLATED, compresslevel=9)
+        content = {"X": X[::30].tolist(), "prediction": _predict(net, X[::30]).tolist()}
+        (folder / f"{kind}.json").write_text(json.dumps(content))
+
+
+def test_files_of_this_version_are_kept():
+    assert {path.stem for path in (DATA / torchsk.__version__).glob("*.skops")} == set(KEPT)
+
+
+@pytest.mark.parametrize("name", sorted(str(p.relative_to(DATA)) for p in DATA.glob("*/*.skops")))
+def test_a_kept_file_is_still_read(name):
+    """Those of every version."""
+    path = DATA / name
+    net, content = load_skops(path.read_bytes()), json.loads(path.with_suffix(".json").read_text())
+    predictions = _predict(net, np.array(content["X"]))
+    np.testing.assert_allclose(predictions, content["prediction"], rtol=1e-9)
+    _, X, y = _kept(path.stem)
+    assert clone(net).fit(X, y).n_iter_ > 0
 
 
 # -- spoiled files ---------------------------------------------------------------------------------
@@ -449,7 +464,7 @@ def spoil(data, rng):
 
 
 def test_a_spoiled_file_runs_nothing(watch):
-    net, X = _kept("classifier")
+    net, X, _ = _kept("classifier")
     data = sio.dumps(net)
     trusted = sio.get_untrusted_types(data=data)
     rng, outcomes = random.Random(0), {"raised": 0, "loaded": 0, "predicted": 0}
