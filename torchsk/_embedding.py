@@ -66,7 +66,12 @@ class Embedding:
     @property
     def n_params(self) -> int:
         """Length of the flat vector."""
-        return self.n_columns * sum(map(math.prod, self._shapes))
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers f, b, W and c are."""
+        return [self.n_columns * math.prod(shape) for shape in self._shapes]
 
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -79,11 +84,10 @@ class Embedding:
         f and b are (..., n_columns, n_frequencies), W (..., n_columns, n_outputs, n_frequencies)
         and c (..., n_columns, n_outputs).
         """
-        sizes = [self.n_columns * math.prod(shape) for shape in self._shapes]
         if isinstance(tail, Tensor):
-            parts: Any = tail.split(sizes, dim=-1)
+            parts: Any = tail.split(self.sizes, dim=-1)
         else:
-            parts = np.split(tail, np.cumsum(sizes)[:-1], axis=-1)
+            parts = np.split(tail, np.cumsum(self.sizes)[:-1], axis=-1)
         lead = *tail.shape[:-1], self.n_columns
         return [part.reshape(*lead, *shape) for part, shape in zip(parts, self._shapes)]
 
@@ -200,7 +204,9 @@ class PeriodicEmbedding(nn.Module):
 
     def __init__(self, spec: Embedding, tail: np.ndarray):
         super().__init__()
-        self.spec = spec
+        self.sizes, self.n_frequencies, self.n_outputs = (
+            spec.sizes, spec.n_frequencies, spec.n_outputs
+        )  # fmt: skip
         self.numbers = nn.Parameter(torch.tensor(tail, dtype=torch.float32, device="cpu"))
         columns = np.arange(spec.n_features)[
             slice(None) if spec.columns is None else [*spec.columns]
@@ -209,9 +215,10 @@ class PeriodicEmbedding(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Return [X, what is made of its columns], (n_rows, width)."""
-        f, b, W, c = self.spec.split(self.numbers)
-        angles = 2 * math.pi * X[:, self.columns].unsqueeze(-1) * f + b
-        outputs = torch.einsum("rck,cok->rco", angles.cos(), W) + c
+        f, b, W, c = self.numbers.split(self.sizes)
+        k, n = self.n_frequencies, self.n_outputs
+        angles = 2 * math.pi * X[:, self.columns].unsqueeze(-1) * f.view(-1, k) + b.view(-1, k)
+        outputs = torch.einsum("rck,cok->rco", angles.cos(), W.view(-1, n, k)) + c.view(-1, n)
         return torch.cat([X, outputs.flatten(1)], dim=1)
 
 

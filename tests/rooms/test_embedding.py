@@ -273,6 +273,21 @@ def test_the_exported_module_takes_raw_columns(table, far, standardize):
     np.testing.assert_allclose(raw.ravel(), net.predict(X), atol=1e-4 if far == 0 else 0.1)
 
 
+WAYS_OUT = {
+    "torch.export": lambda net, X: torch.export.export(net, (X,)).module(),
+    "script": lambda net, X: torch.jit.script(net),
+    "trace": torch.jit.trace,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("way", WAYS_OUT)
+def test_the_module_leaves_torchsk(way, table):
+    X = torch.tensor(table[0], dtype=torch.float32)
+    net = Regressor().fit(*table).module_
+    torch.testing.assert_close(WAYS_OUT[way](net, X)(X), net(X))
+
+
 def test_float64_rows_give_float64_predictions(table):
     X, y = table
     net = Regressor().fit(1e6 + 1e-4 * X, y)
