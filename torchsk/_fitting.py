@@ -82,7 +82,7 @@ def make_job(
     n_known = len(data) + (progress.n_samples_seen if incremental else 0)
     settings = Settings.of(
         estimator, len(data), data.X.shape[1], n_known=n_known, has_epochs=lane.has_epochs,
-        early_stopping=early_stopping, incremental=incremental,
+        early_stopping=early_stopping, incremental=incremental, is_embedded=model.embeds,
     )  # fmt: skip
     if estimator.dropout == "auto" and lane.has_epochs:
         model = model.with_dropout(partial(_defaults.dropout, n_known, data.X.shape[1]))

@@ -95,6 +95,11 @@ class Model(ABC):
         return self
 
     @property
+    def embeds(self) -> bool:
+        """Whether columns of the inputs are embedded."""
+        return False
+
+    @property
     def rate_factors(self) -> dict[str, float]:
         """Shares of the learning rate, by patterns of names of the parameters of `trainable`."""
         return {}
@@ -264,6 +269,11 @@ class MLPModel(Model):
     def n_multiply_adds(self) -> int:
         """Multiply-adds per row: about the number of weights that multiply."""
         return self.spec.n_coefs + self.spec.n_params - self.spec.n_dense
+
+    @property
+    def embeds(self) -> bool:
+        """Whether there are columns to embed."""
+        return self.values is not None and bool(self.values.are_numeric.any())
 
     @property
     def narrowing(self) -> Narrowing:

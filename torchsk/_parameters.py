@@ -151,6 +151,7 @@ class Settings:
         has_epochs: bool = True,
         early_stopping: bool = False,
         incremental: bool = False,
+        is_embedded: bool = False,
     ) -> "Settings":
         """Return those of an estimator that trains on rows (n_rows, n_features).
 
@@ -165,7 +166,7 @@ class Settings:
                 n_sigmoids, alpha = _n_sigmoids(estimator), 0.0
                 penalty = _defaults.penalty(
                     *size, is_classifier(estimator), n_sigmoids,
-                    is_embedded=estimator.numerical_embedding is not None,
+                    is_embedded=is_embedded,
                 )  # fmt: skip
         n_batches = None
         if not has_epochs:

@@ -173,6 +173,8 @@ def as_rows(
     may_stay_sparse: bool = False,
 ) -> Rows:
     """Return X (n_samples, ...), standardised in float64 and then cast, on the device."""
+    if sp.issparse(X) and scaler is not None and scaler.mean.any():
+        X = X.toarray()  # of zeros a mean is taken off, too
     if not sp.issparse(X):
         return DenseRows(as_tensor(X, scaler, device, dtype, name))
     matrix = X.tocsr()

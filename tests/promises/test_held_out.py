@@ -33,6 +33,18 @@ def test_validation_rows_are_recorded(halves):
     assert plain.validation_loss_curve_ is plain.validation_scores_ is None
 
 
+@pytest.mark.parametrize("held_out_is_sparse", [True, False])
+def test_held_out_rows_may_be_sparse_beside_dense_ones(held_out_is_sparse, halves):
+    """And the other way round."""
+    X, y, X_val, y_val = halves
+    X, X_val = X + 3, X_val + 3  # a mean that counts
+    kinds = (np.asarray, sp.csr_array) if held_out_is_sparse else (sp.csr_array, np.asarray)
+    rows, others = (kind(table) for kind, table in zip(kinds, (X, X_val)))
+    model = Classifier().fit(rows, y, X_val=others, y_val=y_val)
+    same = Classifier().fit(rows, y, X_val=kinds[0](X_val), y_val=y_val)
+    np.testing.assert_allclose(model.validation_loss_curve_, same.validation_loss_curve_, rtol=1e-4)
+
+
 def _count_certain(estimator, X, y):
     """A scorer: how many rows get their class with a probability above 0.99."""
     return float((estimator.predict_proba(X)[np.arange(len(y)), y] > 0.99).sum())
