@@ -103,6 +103,8 @@ def warn_of_other_scale(rows: Any, held_out: Any, name: str) -> None:
 
     A quarter, for of raw features next to scaled ones not all are far off: some have small units.
     """
+    if issparse(rows) or issparse(held_out):
+        return  # most entries are zeros, on any scale
     sample, others = _sample(rows), _sample(held_out)
     if min(len(sample), len(others)) < FEWEST or sample.shape[1] != others.shape[1]:
         return
@@ -121,8 +123,7 @@ def warn_of_other_scale(rows: Any, held_out: Any, name: str) -> None:
 def _sample(rows: Any) -> np.ndarray:
     """Return rows from all over, float64 (n_rows, n_features), few enough to look at."""
     n_rows = max(1, min(MANY, CHUNK_SIZE // max(1, row_size(rows))))
-    some = rows[:: -(-rows.shape[0] // n_rows)]
-    some = some.toarray() if issparse(some) else np.asarray(some)
+    some = np.asarray(rows[:: -(-rows.shape[0] // n_rows)])
     return some.reshape(len(some), -1).astype(np.float64)
 
 

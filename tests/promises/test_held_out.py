@@ -231,4 +231,4 @@ def test_of_many_rows_some_from_all_over_are_looked_at():
     X = np.repeat([[0.0], [1.0]], 5000, axis=0)
     warn_of_other_scale(X, X[::-1][:5000], "X")  # sorted rows: the first ones alone are constant
     with pytest.warns(UserWarning, match=r"in 1 of 1 columns"):
-        warn_of_other_scale(sp.csc_array(X), X + 100, "X")
+        warn_of_other_scale(X, X + 100, "X")
