@@ -153,3 +153,18 @@ def test_the_pitch_has_the_numbers_of_the_tables(page):
 def test_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_promise_names_what_holds_it():
+    """The table in CONTRIBUTING names every file of tests/promises, and only what there is."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = text[text.index("| promise |") :].partition("\n\n")[0]
+    named = set(re.findall(r"`([\w/]+\.(?:py|sh))`", rows))
+    promises = {path.name for path in (ROOT / "tests" / "promises").glob("test_*.py")}
+    assert promises <= named
+    missing = {
+        name
+        for name in named - promises
+        if not (ROOT / name).exists() and not (ROOT / "tests" / "promises" / name).exists()
+    }
+    assert not missing
