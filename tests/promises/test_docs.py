@@ -130,7 +130,7 @@ def test_api_page_lists_every_public_name():
 
 def test_every_room_is_drawn():
     drawing = (ROOT / "docs" / "_static" / "rooms.svg").read_text()
-    files = {path.stem for path in (ROOT / "torchsk").iterdir() if path.stem[:2] != "__"}
+    files = {p.stem for p in (ROOT / "torchsk").iterdir() if p.stem[:2] != "__" and p.stem != "py"}
     assert set(re.findall(r'class="name"[^>]*>(\w+)<', drawing)) == files
 
 
