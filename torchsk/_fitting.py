@@ -30,7 +30,7 @@ from torchsk._runtime import BUILDS, exact_dtype, resolve_device
 from torchsk._schedules import make_schedule
 from torchsk._solvers import is_scheduled
 from torchsk._standardizer import Moments, Squares, Standardizer
-from torchsk._targets import Targets
+from torchsk._targets import Labels, Targets
 from torchsk._training import Lane, Progress, SolverState, TrainingJob, Validation, lane_of
 
 # up to this many rows, and with batches by our rule, duplicates are merged: k repeats = weight k
@@ -378,18 +378,21 @@ def _score(
                 raise  # the user's own
             raise ValueError(
                 "scoring must be 'loss', None or a scorer that fits this y and loss; "
-                f"got scoring={estimator.scoring!r}, which says: {error}"
-                f"{_other_scoring(estimator.scoring, scorer, error, y)}"
+                f"got scoring={estimator.scoring!r}, which says: {str(error).rstrip('.')}."
+                f"{_other_scoring(estimator.scoring, scorer, error, targets)}"
             ) from error
 
     return score
 
 
-def _other_scoring(name: str, scorer: Any, error: Exception, y: np.ndarray) -> str:
+def _other_scoring(name: str, scorer: Any, error: Exception, targets: Targets) -> str:
     """Return what to give in place of a scorer for one class of two, which is to be called 1."""
-    ways = [repr(other) for other in get_scorer_names() if other.startswith(f"{name}_")]
-    if "pos_label" in str(error):
-        (positive,) = np.unique(y)[-1:].tolist()
-        made = re.sub(r", average=\w+|\)$", "", repr(scorer))
-        ways.insert(0, f"sklearn.metrics.{made}, pos_label={positive!r})")
-    return f". Give {', or '.join(ways)}." if ways else ""
+    others = [other for other in get_scorer_names() if other.startswith(f"{name}_")]
+    is_multilabel = targets.problem == "multilabel"
+    ways = [repr(other) for other in others if is_multilabel or not other.endswith("_samples")]
+    if "pos_label" in str(error) and isinstance(targets, Labels):
+        made = re.sub(r", average=\w+|, response_method='predict'|\)$", "", repr(scorer))
+        labels = [f"pos_label={label!r}" for label in targets.classes.tolist()]
+        which = f"{' or '.join(labels[1:])}, whichever class you look for"
+        ways.insert(0, f"sklearn.metrics.{made}, {labels[0]}) or {which}")
+    return f" Give {'; or '.join(ways)}." if ways else ""

@@ -111,9 +111,18 @@ def test_a_scorer_that_asks_for_the_label_1(scoring, iris):
     stops = {"early_stopping": True, "max_iter": 2, "random_state": 0}
     with pytest.raises(ValueError, match=r"^scoring must .*, which says: ") as caught:
         TorchClassifier(scoring=scoring, **stops).fit(X, y)
-    way = re.search(r"Give sklearn\.metrics\.(make_scorer\(.*?'yes'\))", str(caught.value))[1]
-    assert (f"'{scoring}_macro'" in str(caught.value)) == (scoring != "average_precision")
+    message = str(caught.value)
+    way = re.search(r"Give sklearn\.metrics\.(make_scorer\(.*?'no'\)) or pos_lab", message)[1]
+    assert "pos_label='yes', whichever class you look for" in message
+    assert (f"'{scoring}_macro'" in message) == (scoring != "average_precision")
+    assert "_samples" not in message
     TorchClassifier(scoring=eval(way, vars(sklearn.metrics)), **stops).fit(X, y)
+
+
+def test_a_scorer_of_one_class_for_several_labels():
+    X, y = np.eye(4)[np.arange(40) % 4], (np.eye(4, dtype=int) | np.eye(4, dtype=int)[::-1])
+    with pytest.raises(ValueError, match=r"'f1_macro'; or 'f1_micro'; or 'f1_samples'"):
+        Classifier(early_stopping=True, scoring="f1").fit(X, y[np.arange(40) % 4])
 
 
 def test_words_that_name_the_argument(iris):
