@@ -569,7 +569,9 @@ def test_weights_of_a_module(iris, tmp_path, use_safetensors):
 def test_copies_of_a_fitted_estimator(iris, how, tmp_path):
     X, y = iris
     steps = [cbs.EpochScoring("accuracy", on_train=True), cbs.LRScheduler("StepLR", step_size=2)]
-    clf = TorchClassifier(module=Net, max_iter=3, random_state=0, skorch_callbacks=steps).fit(X, y)
+    clf = TorchClassifier(
+        module=Net, max_iter=3, random_state=0, skorch_callbacks=steps, learning_rate="constant"
+    ).fit(X, y)
     if how == "joblib":
         joblib.dump(clf, tmp_path / "clf")
         twin = joblib.load(tmp_path / "clf")

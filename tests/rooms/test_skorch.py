@@ -260,6 +260,39 @@ def test_early_stopping_of_skorch(iris):
     os.rmdir("never")
 
 
+@pytest.mark.parametrize("callback", [
+    cbs.EarlyStopping(monitor="valid_acc"),
+    cbs.Checkpoint(monitor="valid_acc_best"),
+    cbs.LRScheduler("ReduceLROnPlateau", monitor="valid_acc"),
+], ids=lambda callback: type(callback).__name__)  # fmt: skip
+def test_a_callback_that_reads_what_is_not_recorded(callback, iris, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clf = TorchClassifier(
+        (4,), max_iter=2, random_state=0, learning_rate="constant", skorch_callbacks=[callback]
+    )
+    with pytest.raises(ValueError, match="'valid_score' .*; got .*valid_acc"):
+        clone(clf).set_params(early_stopping=True).fit(*iris)
+    with pytest.raises(ValueError, match="unless rows are held out.*; got .*valid_acc"):
+        clf.fit(*iris)
+
+
+@pytest.mark.parametrize("callback", [
+    cbs.LRScheduler("StepLR", step_size=5), cbs.LRScheduler, ("rate", cbs.LRScheduler),
+    lambda: cbs.LRScheduler("StepLR", step_size=5),
+], ids=["instance", "class", "pair", "function"])  # fmt: skip
+@pytest.mark.parametrize("learning_rate", ["onecycle", "adaptive", lambda epoch: 1.0])
+def test_a_scheduler_beside_a_schedule(learning_rate, callback, iris):
+    """The schedule would overrule it."""
+    clf = TorchClassifier(
+        (4,), max_iter=2, random_state=0, learning_rate=learning_rate, skorch_callbacks=[callback]
+    )
+    with pytest.raises(ValueError, match=r"^learning_rate must be 'constant' where .*LRScheduler"):
+        clf.fit(*iris)
+    clone(clf).set_params(learning_rate="onecycle").partial_fit(
+        *iris, [0, 1, 2]
+    )  # at a constant rate
+
+
 def test_callbacks_that_are_none(iris):
     with pytest.raises(TypeError, match="skorch_callbacks must hold"):
         TorchClassifier(skorch_callbacks=[3]).fit(*iris)

@@ -31,6 +31,7 @@ from torchsk._optimizers import (
 )
 from torchsk._rows import Examples
 from torchsk._runtime import seeded_torch, threads_for
+from torchsk._schedules import Constant
 from torchsk._skorch.batches import Batches
 from torchsk._skorch.nets import ClassifierNet, RegressorNet
 from torchsk._training import (
@@ -163,6 +164,8 @@ class SkorchLane(Lane):
         else:
             net.callbacks = [*self._scheduler(job), *map(_make_callback, self.callbacks)]
             net.initialize_callbacks()
+        if type(job.schedule) is not Constant:
+            _check_rates(self.learning_rate, net.callbacks)
         return net
 
     def _scheduler(self, job: TrainingJob) -> list[LRScheduler]:
@@ -191,6 +194,18 @@ def _make_callback(given: Any) -> Any:
             f"return one; got {given!r}."
         )
     return callback
+
+
+def _check_rates(learning_rate: Any, callbacks: Sequence) -> None:
+    """Raise if a callback sets the rate: a schedule that sets it, too, would have the last word."""
+    for given in callbacks:
+        callback = given[1] if isinstance(given, tuple) else given
+        if isinstance(callback, LRScheduler):
+            raise ValueError(
+                "learning_rate must be 'constant' where skorch_callbacks hold an LRScheduler, "
+                f"which it would overrule; got learning_rate={learning_rate!r}: give "
+                "learning_rate='constant', or the scheduler's class as learning_rate."
+            )
 
 
 def _is_request(interrupt: KeyboardInterrupt) -> bool:
@@ -301,15 +316,26 @@ class _Training:
             if not _is_request(interrupt):
                 raise  # Ctrl-C
             return True
-        except (KeyError, SkorchException) as error:
-            if self.job.validation is not None or "was not found in history" not in str(error):
+        except (KeyError, ValueError, SkorchException) as error:
+            if "was not found in history" not in str(error):
                 raise
-            raise ValueError(
-                "skorch_callbacks must not read valid_loss unless rows are held out: use "
-                "early_stopping=True, pass X_val and y_val, or have them monitor 'train_loss'; "
-                f"got {error}"
-            ) from error
+            raise ValueError(self._why_not_recorded(error)) from error
         return False
+
+    def _why_not_recorded(self, error: Exception) -> str:
+        """Return what a callback may read, in place of what it has not found."""
+        own = "or record it with an EpochScoring before them"
+        if self.job.validation is None:
+            return (
+                "skorch_callbacks must not read valid_loss unless rows are held out: use "
+                "early_stopping=True, pass X_val and y_val, have them monitor 'train_loss', "
+                f"{own}; got {error}"
+            )
+        return (
+            "skorch_callbacks must read what is recorded: torchsk records 'train_loss', "
+            "'valid_loss', for both '..._best', and 'valid_score' (of scoring, or the estimator's "
+            f"own score). Have them monitor one of these, {own}; got {error}"
+        )
 
     def _snapshot(self) -> Model:
         """Return a model that later epochs do not change."""
