@@ -288,9 +288,7 @@ def test_a_scheduler_beside_a_schedule(learning_rate, callback, iris):
     )
     with pytest.raises(ValueError, match=r"^learning_rate must be 'constant' where .*LRScheduler"):
         clf.fit(*iris)
-    clone(clf).set_params(learning_rate="onecycle").partial_fit(
-        *iris, [0, 1, 2]
-    )  # at a constant rate
+    clf.set_params(learning_rate="onecycle").partial_fit(*iris, classes=[0, 1, 2])  # constant
 
 
 def test_callbacks_that_are_none(iris):
