@@ -24,6 +24,9 @@ NUMBERS = (
 #: held-out numbers are far off that lie so many standard deviations from the mean: by Chebyshev's
 #: inequality 1 in 100 at most, whatever the distribution
 FAR = 10
+#: and so are spreads that are apart by this factor; among n rows by `UNSURE` / n times it more, for
+#: those of few rows are by chance
+APART, UNSURE = 4, 60
 #: rows to look at, at most; with fewer than `FEWEST` a spread, or where most rows lie, says little
 MANY, FEWEST = 1000, 10
 #: what to do about it
@@ -99,9 +102,10 @@ def held_out_names(names: str) -> Iterator[None]:
 
 
 def warn_of_other_scale(rows: Any, held_out: Any, name: str) -> None:
-    """Warn if in a quarter of the features most held-out rows lie where hardly a row can.
+    """Warn if most held-out rows lie where hardly a row can, or are spread as rows hardly are.
 
-    A quarter, for of raw features next to scaled ones not all are far off: some have small units.
+    The first in a quarter of the features, for of raw ones next to scaled ones not all are far off:
+    some have small units. The second in more than half of them.
     """
     if issparse(rows) or issparse(held_out):
         return  # most entries are zeros, on any scale
@@ -109,15 +113,54 @@ def warn_of_other_scale(rows: Any, held_out: Any, name: str) -> None:
     if min(len(sample), len(others)) < FEWEST or sample.shape[1] != others.shape[1]:
         return
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        mean, deviation = sample.mean(axis=0), sample.std(axis=0)
-        varies = deviation > 10 * np.finfo(np.float64).eps * abs(mean)
-        far = np.median(abs(others - mean), axis=0)[varies] > FAR * deviation[varies]
-    if far.any() and far.mean() >= 0.25:
-        warnings.warn(
-            f"{name}_val seems to be on another scale than {name}: in {far.sum()} of {len(far)} "
-            f"columns most of its rows lie more than {FAR} standard deviations of {name} from the "
-            f"mean of {name}. {WAYS[name]}"
-        )
+        how = _lie_far_off(sample, others, name) or _are_spread(sample, others, name)
+    if how:
+        warnings.warn(f"{name}_val seems to be on another scale than {name}: {how}. {WAYS[name]}")
+
+
+def _lie_far_off(sample: np.ndarray, others: np.ndarray, name: str) -> str:
+    """Return where others lie, (n_rows, n_features), if that is far from a sample; else ""."""
+    mean, deviation = sample.mean(axis=0), sample.std(axis=0)
+    varies = _varies(sample, deviation)
+    far = np.median(abs(others - mean), axis=0)[varies] > FAR * deviation[varies]
+    if not (far.any() and far.mean() >= 0.25):
+        return ""
+    return (
+        f"in {far.sum()} of {len(far)} columns most of its rows lie more than {FAR} standard "
+        f"deviations of {name} from the mean of {name}"
+    )
+
+
+def _are_spread(sample: np.ndarray, others: np.ndarray, name: str) -> str:
+    """Return how others are spread, (n_rows, n_features), if that is unlike a sample; else "".
+
+    Both by the quartiles, which heavy tails leave alone, and by the deviation, which is not next to
+    zero where half the values are equal.
+    """
+    spread, other = _spreads(sample), _spreads(others)
+    varies = (_varies(sample, spread) & _varies(others, other)).all(axis=0)
+    ratios = other / spread
+    factor = APART * (1 + UNSURE / min(len(sample), len(others)))
+    wider = ratios.min(axis=0)[varies] > factor
+    narrower = ratios.max(axis=0)[varies] < 1 / factor
+    for is_other, words in ((wider, "more"), (narrower, "less")):
+        if is_other.any() and is_other.mean() > 0.5:
+            return (
+                f"in {is_other.sum()} of {len(is_other)} columns its values spread {words} than "
+                f"those of {name}, by a factor of {factor:.0f} and above"
+            )
+    return ""
+
+
+def _spreads(rows: np.ndarray) -> np.ndarray:
+    """Return the distances between the quartiles, and the deviations: (2, n_features)."""
+    low, high = np.quantile(rows, [0.25, 0.75], axis=0)
+    return np.stack([high - low, rows.std(axis=0)])
+
+
+def _varies(rows: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return which columns of rows vary by more than rounding: (..., n_features)."""
+    return spread > 10 * np.finfo(np.float64).eps * abs(rows.mean(axis=0))
 
 
 def _sample(rows: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor
@@ -188,6 +188,17 @@ def test_a_held_out_target_that_was_not_transformed_as_the_other(diabetes):
         fast.fit(X, (y - y.mean()) / y.std(), X_val=X, y_val=y)
 
 
+@pytest.mark.parametrize("scaler", [StandardScaler(), RobustScaler()], ids=str)
+def test_held_out_rows_that_are_spread_otherwise(scaler, diabetes):
+    """Where means differ by less than the deviations of X, as those of diabetes: 0, and 1 / 21."""
+    X, y = diabetes
+    fast = TorchRegressor(hidden_layer_sizes=(4,), max_iter=1, random_state=0)
+    scaled = scaler.fit_transform(X[:300])
+    for rows, held_out, word in ((scaled, X[300:], "less"), (X[:300], scaler.transform(X), "more")):
+        with pytest.warns(UserWarning, match=rf"^X_val .* in \d+ of 10 columns .* {word} than"):
+            fast.fit(rows, y[:300], X_val=held_out, y_val=y[-len(held_out) :])
+
+
 def test_images_that_were_not_divided_as_the_others(digits):
     X, y = digits
     images = X.reshape(-1, 1, 8, 8)
@@ -224,7 +235,16 @@ def test_rows_of_the_same_kind_are_on_the_same_scale(kind, n_held_out):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(100):
-            warn_of_other_scale(_honest(rng, kind, 60), _honest(rng, kind, n_held_out), "X")
+            some, others = _honest(rng, kind, 60), _honest(rng, kind, n_held_out)
+            warn_of_other_scale(some, others, "X")
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer", "digits", "diabetes"])
+def test_rows_of_one_table_are_on_the_same_scale(name):
+    X = getattr(datasets, f"load_{name}")().data
+    for seed in range(20):
+        for test_size in (12, 0.1, 0.5):
+            warn_of_other_scale(*train_test_split(X, test_size=test_size, random_state=seed), "X")
 
 
 def test_of_many_rows_some_from_all_over_are_looked_at():
