@@ -146,8 +146,9 @@ class TorchClassifier(ClassifierMixin, BaseTorchMLP):
         have:
 
         - "log_loss": ``label_smoothing=0.0``, the share of the target, in [0, 1), that is spread
-          evenly; ``pos_weight=None``, a factor for positive targets, or one per label (binary,
-          multilabel); ``weight=None``, a factor per class (multiclass).
+          evenly; ``pos_weight=None``, a factor for positive targets, those of ``classes_[1]``, or
+          one per label (binary, multilabel; `class_weight` takes any class by its label);
+          ``weight=None``, a factor per class (multiclass).
         - "cross_entropy", "nll": ``label_smoothing=0.0`` and ``weight=None``, as above.
         - "bce": ``label_smoothing=0.0`` and ``pos_weight=None``, as above.
         - "hinge": in multiclass problems ``p=1``, or 2 for squares; ``margin=1.0``, above 0;

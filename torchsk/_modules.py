@@ -103,6 +103,21 @@ def _refusal(module: nn.Module, rows: Tensor) -> Exception | None:
 
 
 @contextmanager
+def naming_rows(rows: Tensor) -> Iterator[None]:
+    """Have an error about the rows that a module is given say what they are."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        shape = tuple(rows.shape[1:])
+        way = " For images without an axis of channels, give X[:, None]." if len(shape) == 2 else ""
+        error.args = (
+            f"{str(error).rstrip('.')}. The module was given {len(rows)} rows of the shape {shape},"
+            f" that of the rows of X.{way}",
+        )
+        raise
+
+
+@contextmanager
 def _kept_generators() -> Iterator[None]:
     """Leave numpy's and Python's global generators as they were."""
     of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002

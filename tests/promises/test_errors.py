@@ -404,3 +404,19 @@ def test_a_partial_fit_that_fails_leaves_the_optimizer_alone(iris):
     net.set_params(skorch_callbacks=None).partial_fit(X, y)
     control.partial_fit(X, y)
     np.testing.assert_array_equal(net.predict_proba(X), control.predict_proba(X))
+
+
+WRONG_ROWS = {
+    "no channels": ((8, 8), nn.Conv2d(1, 2, 3), RuntimeError, r" For images .* X\[:, None\]\.$"),
+    "no channels, by torch's own check": ((8, 8), nn.BatchNorm2d(1), ValueError, r"X\[:, None\]"),
+    "features": ((30,), nn.Linear(10, 1), RuntimeError, r"of the rows of X\.$"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ROWS)
+def test_a_module_that_cannot_take_the_rows(case):
+    shape, layer, kind, way = WRONG_ROWS[case]
+    X, y = np.ones((20, *shape)), np.arange(20) % 2
+    module = nn.Sequential(layer, nn.Flatten(), nn.Linear(1, 1))
+    with pytest.raises(kind, match=re.escape(f"given 20 rows of the shape {shape}") + f".*{way}"):
+        TorchClassifier(module=module, batch_size=20, max_iter=1).fit(X, y)

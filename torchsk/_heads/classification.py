@@ -39,6 +39,7 @@ class Binomial(LabelsHead):
     Link:   raw = log(p / (1 - p))
     Loss:   sum over labels of log(1 + exp(raw)) - target * raw;
             with pos_weight, target * log(p) is multiplied by it, as nn.BCEWithLogitsLoss does
+            (a target of two classes is 1 where it is classes_[1])
     """
 
     probability_hint = "If it ends in a sigmoid, leave that out or name loss='bce'."

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler as TorchScheduler
 from torchsk._dropout import Dropout, make_generator
 from torchsk._mlp import Reexpression
 from torchsk._models import Model
-from torchsk._modules import ModuleModel
+from torchsk._modules import ModuleModel, naming_rows
 from torchsk._optimizers import (
     check_solver,
     class_of,
@@ -284,7 +284,7 @@ class _Training:
             return False
         X, _ = next(self.data.in_order(self.job.settings.batch_size))
         was_training = self.net.module_.training
-        with torch.no_grad():
+        with torch.no_grad(), naming_rows(X):
             raw = self.net.module_.eval()(X)
         self.net.module_.train(was_training)
         return isinstance(raw, Tensor) and self.job.head.are_probabilities(raw)
