@@ -156,13 +156,24 @@ def check_activation(activation: Any) -> None:
     """Raise unless it is in the table, or an nn.Module class without parameters."""
     if isinstance(activation, str) and activation in ACTIVATIONS:
         return
-    if isinstance(activation, type) and issubclass(activation, nn.Module):
-        with suppress(TypeError, RuntimeError):  # needs arguments; refuses (2, 3)
-            module, z = activation().eval(), torch.full((2, 3), -1.0)
-            if module(z).shape == z.shape and z.eq(-1).all() and not list(module.parameters()):
-                return
+    if _is_usable(activation):
+        return
+    way = "."
+    if _is_usable(kind := type(activation)):
+        name = f"nn.{kind.__name__}" if kind is getattr(nn, kind.__name__, None) else kind.__name__
+        way = f": give the class {name}, not an instance."
     raise ValueError(
         f"activation must be one of {sorted(ACTIVATIONS)} or an nn.Module class without "
         "parameters that keeps the shape and works out of place; "
-        f"got activation={activation!r}."
+        f"got activation={activation!r}{way}"
     )
+
+
+def _is_usable(activation: Any) -> bool:
+    """Return whether it is an nn.Module class that can stand between two layers."""
+    if isinstance(activation, type) and issubclass(activation, nn.Module):
+        with suppress(TypeError, RuntimeError):  # needs arguments; refuses (2, 3)
+            module, z = activation().eval(), torch.full((2, 3), -1.0)
+            same = module(z).shape == z.shape and bool(z.eq(-1).all())
+            return same and not list(module.parameters())
+    return False

@@ -17,7 +17,7 @@ from torchsk._embedding import EMBEDDINGS, Embedding
 from torchsk._hints import did_you_mean, suggesting
 from torchsk._mlp import INITS, NetworkSpec
 from torchsk._schedules import SCHEDULES
-from torchsk._sklearn_compat import Interval, Options, StrOptions, is_valid
+from torchsk._sklearn_compat import Hidden, Interval, Options, StrOptions, is_valid
 from torchsk._solvers import (
     DECAY_PER_PENALTY,
     SOLVERS,
@@ -31,7 +31,7 @@ from torchsk._solvers import (
 PARAMETER_CONSTRAINTS: dict = {
     "hidden_layer_sizes": ["array-like", Interval(numbers.Integral, 1, None, closed="left")],
     # an instance gets an error of its own
-    "activation": [StrOptions(ACTIVATIONS.keys()), list, tuple, type, nn.Module],
+    "activation": [StrOptions(ACTIVATIONS.keys()), list, tuple, type, Hidden(nn.Module)],
     "loss": [str, callable],
     "loss_params": [dict, None],
     "module": [nn.Module, callable, None],

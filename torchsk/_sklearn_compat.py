@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._available_if import _AvailableIfDescriptor
 from sklearn.utils._param_validation import (
+    Hidden,
     Interval,
     InvalidParameterError,
     Options,
@@ -19,6 +20,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 __all__ = [
     "CALLBACK_STATE",
+    "Hidden",
     "KnownParameters",
     "Interval",
     "InvalidParameterError",

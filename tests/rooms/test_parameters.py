@@ -44,6 +44,8 @@ BAD_PARAMETERS = [
     ({"activation": nn.PReLU}, r"^activation must be .* without parameters .*; got .*PReLU'>\.$"),
     ({"activation": nn.Linear}, r"^activation must be .* without parameters .*; got .*Linear'>\.$"),
     ({"activation": nn.GLU}, r"^activation must .* keeps the shape .*; got .*GLU'>\.$"),
+    ({"activation": nn.ReLU()}, r"; got activation=ReLU\(\): give the class nn\.ReLU, not an inst"),
+    ({"activation": "foo"}, r"'relu6'}, .* an instance of 'type'\. Got 'foo' instead\.$"),
     ({"activation": InPlace}, r"^activation must be .* out of place; got .*InPlace'>\.$"),
     ({"activation": int}, r"^activation must be .*; got activation=<class 'int'>\.$"),
     (
