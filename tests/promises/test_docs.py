@@ -150,6 +150,17 @@ def test_the_pitch_has_the_numbers_of_the_tables(page):
     assert f"{min(ratios):.0f} to {max(ratios):.0f} times faster" in pitch
 
 
+def test_the_readme_has_the_ratios_to_skorch_of_small_networks():
+    benchmarks = (ROOT / "docs" / "benchmarks.rst").read_text()
+    rows = re.findall(
+        r'"\d+ x \d+, \((?:15|100)\), \d+", \w+, [\d.]+, [\d.]+, ([\d.]+), ([\d.]+)', benchmarks
+    )
+    ratios = [float(ratio) for row in rows for ratio in row]
+    assert (
+        f"{min(ratios):.0f} to {max(ratios):.0f} times faster" in (ROOT / "README.md").read_text()
+    )
+
+
 def test_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
