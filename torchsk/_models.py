@@ -26,6 +26,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 CHUNK_SIZE = 400_000
 # predicting passes over zeros up to this share of entries
 MAX_DENSITY = 1 / 4
+# raw outputs within so little of each other are one answer: to all, the same
+ALIKE = 0.01
 
 
 def output_dtype(X: Any) -> str:
@@ -178,6 +180,12 @@ class Model(ABC):
             return [predict(X)]
         X = X.tocsr()
         return [predict(X[rows]) for rows in parts]
+
+    def is_constant(self, X: Tensor) -> bool:
+        """Return whether raw outputs of standardised inputs (n_samples, ...) are next to equal."""
+        predict, _ = self._predictor(np.dtype(np.float32), X.device)
+        low, high = predict(X).aminmax(dim=0)
+        return bool((high - low < ALIKE).all())
 
     def threads(self, n_rows: int) -> AbstractContextManager[None]:
         """Return a context with as many of torch's threads as pay for predicting these rows."""

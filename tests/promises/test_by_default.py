@@ -15,6 +15,7 @@ from sklearn.model_selection import (
     train_test_split,
 )
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from torchsk import TorchClassifier, TorchRegressor, from_sklearn
@@ -198,6 +199,31 @@ def test_a_rate_of_the_mlp_is_too_small_and_says_so():
         warnings.simplefilter("error")
         TorchClassifier(learning_rate_init=0.1, random_state=0).fit(X, y)
         TorchClassifier(random_state=0).fit(X, y)
+
+
+@pytest.mark.parametrize("settings", [
+    {"learning_rate_init": 5}, {"learning_rate_init": 1000}, {"solver": "adam"},
+    {"skorch_callbacks": []},
+], ids=["sgd", "far above", "adam", "skorch"])  # fmt: skip
+def test_a_rate_of_which_the_network_dies_says_so(settings, breast_cancer):
+    X, y = breast_cancer
+    Z = StandardScaler().fit_transform(X)
+    words = r"the same for all rows: learning_rate_init=\d+ is far"
+    net = TorchClassifier(random_state=0, learning_rate_init=5).set_params(**settings)
+    with pytest.warns(ConvergenceWarning, match=words):
+        net.fit(Z, y)
+    assert len(set(net.predict(Z))) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert net.set_params(solver="sgd", learning_rate_init=1).fit(Z, y).score(Z, y) > 0.95
+
+
+def test_a_network_that_has_nothing_to_learn_is_not_said_to_have_died():
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(200, 3)), rng.normal(size=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TorchRegressor(alpha=1e3, random_state=0).fit(X, y)  # constant, at the usual rate
 
 
 def test_from_sklearn_warns_of_nothing_new():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
 
 from torchsk._models import Model
 from torchsk._solvers import UPDATE_RULES, UpdateRule
@@ -15,6 +16,10 @@ from torchsk._training.progress import is_diverged, why_not_finite
 # where the peak of a schedule is past, and the share of a loss's fall that then is still to come
 # from which it falls fast
 PAST_PEAK, FALLING = 0.3, 0.3
+# a rate so many times lower or higher than the usual one may be to blame
+UNUSUAL = 4
+# rows that show whether a network predicts the same for all
+ROWS_TO_ASK = 100
 # a Ctrl-C within so many seconds of the last one is meant for more than one fit
 SECONDS_TO_REPEAT = 2.0
 
@@ -142,10 +147,10 @@ class Run:
             loss = progress.loss_curve[-1] if progress.loss_curve else math.nan
         if self.ending == "diverged":
             state = None  # moments of no use
-        warning = warning or self._warning()
+        warning = warning or self._warning(model)
         return TrainingResult(model, progress, self.n_iter, loss, state, warning, net)
 
-    def _warning(self) -> Warning | None:
+    def _warning(self, model: Model) -> Warning | None:
         """Return what a user should know of the ending."""
         if self.ending == "interrupted":
             return UserWarning(
@@ -161,7 +166,7 @@ class Run:
         if self.ending != "max_iter" or settings.incremental:
             return None
         if self.job.schedule.is_fixed:  # it has done what was planned
-            return self._hint()
+            return self._too_slow() or self._too_fast(model)
         rule = UPDATE_RULES.get(settings.solver, UpdateRule)
         return ConvergenceWarning(
             f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and the "
@@ -171,13 +176,13 @@ class Run:
     def _why_not_finite(self) -> str:
         return why_not_finite(self.job.progress, self.n_iter, self.job.lane.ways_to_converge)
 
-    def _hint(self) -> Warning | None:
+    def _too_slow(self) -> Warning | None:
         """Return a hint if the rate that was asked for is so low that the loss was still falling.
 
         Under a schedule of fixed length that shows in how much of the fall came after its peak.
         """
         settings, curve = self.job.settings, self.job.progress.loss_curve[-self.n_iter :]
-        if settings.learning_rate_init * 4 > settings.usual_rate or len(curve) < 10:
+        if settings.learning_rate_init * UNUSUAL > settings.usual_rate or len(curve) < 10:
             return None
         start, peak, end = curve[0], curve[int(PAST_PEAK * len(curve))], curve[-1]
         if not peak - end > FALLING * (start - end) > 0:
@@ -187,6 +192,23 @@ class Run:
             f"is the peak of a schedule of {settings.max_iter} epochs, for which "
             f"{settings.usual_rate:g} is usual with this solver. Raise it or max_iter, or use "
             "learning_rate='constant'."
+        )
+
+    def _too_fast(self, model: Model) -> Warning | None:
+        """Return a hint if the rate that was asked for is so high that the network has died.
+
+        Its large steps have left units that no row reaches: it predicts the same for all.
+        """
+        settings, rows = self.job.settings, self.job.rows
+        if settings.learning_rate_init < UNUSUAL * settings.usual_rate:
+            return None
+        some = rows.X.part(slice(None, None, -(-rows.n_rows // ROWS_TO_ASK)))
+        if not isinstance(some, Tensor) or not model.is_constant(some):  # or sparse
+            return None
+        return ConvergenceWarning(
+            "The network predicts next to the same for all rows: "
+            f"learning_rate_init={settings.learning_rate_init:g} is far above "
+            f"{settings.usual_rate:g}, which is usual with this solver. Lower it."
         )
 
 
