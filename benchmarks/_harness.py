@@ -96,6 +96,29 @@ def print_table(columns: list[str], rows: list[list[object]]) -> None:
         print("  ".join([first, *others]), flush=True)
 
 
+def draw_seconds(results: list[dict], labels: list[str], height: float, path: Path) -> None:
+    """Save bars of the seconds of each competitor, one group per result, light for one process."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colors = {"torchsk, 1 process": "moccasin", "torchsk, 2 processes": "tab:orange"}
+    figure, ax = plt.subplots(figsize=(9, height), layout="constrained")
+    for i, competitor in enumerate(results[0]["seconds"]):
+        positions = [row + (i - 1) * 0.26 for row in range(len(results))]
+        times = [result["seconds"].get(competitor, float("nan")) for result in results]
+        color = colors.get(competitor, "0.65")
+        bars = ax.barh(positions, times, height=0.26, label=competitor, color=color)
+        ax.bar_label(bars, fmt="%.1f s", padding=2)
+    ax.set_yticks(range(len(results)), labels)
+    ax.invert_yaxis()
+    ax.margins(x=0.1)
+    ax.set_xlabel("seconds")
+    ax.legend()
+    figure.savefig(path, dpi=110)
+
+
 def save(name: str, results: object, out: Path, before: dict) -> None:
     """Write results and the machine's state before and after as JSON."""
     out.mkdir(parents=True, exist_ok=True)

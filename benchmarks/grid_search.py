@@ -12,7 +12,7 @@ import warnings
 import joblib
 import numpy as np
 import torch
-from _harness import interleave, machine, parse_arguments, print_table, save
+from _harness import draw_seconds, interleave, machine, parse_arguments, print_table, save
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
@@ -29,7 +29,6 @@ CASES = {
     "breast_cancer (100) batch 200": (load_breast_cancer, (100,), 200),
 }
 N_PROCESSES = 2
-COLORS = {"torchsk, 1 process": "moccasin", "torchsk, 2 processes": "tab:orange"}
 
 
 def load(loader):
@@ -90,28 +89,6 @@ def describe(result):
     return f"{data}: {n_fits} fits,\n{hidden[0]} hidden units, batches of {batch_size}"
 
 
-def draw(results, path):
-    """Save bars of the times, one group per case."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    for i, competitor in enumerate(results[0]["seconds"]):
-        positions = [row + (i - 1) * 0.26 for row in range(len(results))]
-        times = [r["seconds"].get(competitor, np.nan) for r in results]
-        color = COLORS.get(competitor, "0.65")
-        bars = ax.barh(positions, times, height=0.26, label=competitor, color=color)
-        ax.bar_label(bars, fmt="%.1f s", padding=2)
-    ax.set_yticks(range(len(results)), [describe(r) for r in results])
-    ax.invert_yaxis()
-    ax.margins(x=0.1)
-    ax.set_xlabel("seconds")
-    ax.legend()
-    figure.savefig(path, dpi=110)
-
-
 def main():
     """Measure, print, save."""
     warnings.simplefilter("ignore")
@@ -152,7 +129,8 @@ def main():
     print_table(columns, rows)
     name = "grid_search_growth" if growth else "grid_search"
     save(name, results, arguments.out, before)
-    draw(results, arguments.out / f"{name}.png")
+    labels = [describe(result) for result in results]
+    draw_seconds(results, labels, 4.5, arguments.out / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ from functools import partial
 import joblib
 import numpy as np
 import torch
-from _harness import interleave, machine, parse_arguments, print_table, processor_seconds, save
+from _harness import (
+    draw_seconds,
+    interleave,
+    machine,
+    parse_arguments,
+    print_table,
+    processor_seconds,
+    save,
+)
 from scipy.stats import loguniform
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import RandomizedSearchCV
@@ -32,7 +40,6 @@ SPACE = {
     "net__alpha": loguniform(1e-6, 1e-1),
     "net__learning_rate_init": loguniform(1e-4, 1e-2),
 }
-COLORS = {"torchsk, 1 process": "moccasin", "torchsk, 2 processes": "tab:orange"}
 
 
 def searches(name, device):
@@ -83,29 +90,6 @@ def stack_sizes(function):
     return sorted(sizes)
 
 
-def draw(results, path):
-    """Save bars of the times, one group per data set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, ax = plt.subplots(figsize=(9, 3), layout="constrained")
-    for i, competitor in enumerate(results[0]["seconds"]):
-        positions = [row + (i - 1) * 0.26 for row in range(len(results))]
-        times = [result["seconds"][competitor] for result in results]
-        color = COLORS.get(competitor, "0.65")
-        bars = ax.barh(positions, times, height=0.26, label=competitor, color=color)
-        ax.bar_label(bars, fmt="%.1f s", padding=2)
-    labels = [f"{r['case']},\n{CASES[r['case']][1]} epochs" for r in results]
-    ax.set_yticks(range(len(results)), labels)
-    ax.invert_yaxis()
-    ax.margins(x=0.1)
-    ax.set_xlabel("seconds")
-    ax.legend()
-    figure.savefig(path, dpi=110)
-
-
 def main():
     """Measure, print, save."""
     warnings.simplefilter("ignore")
@@ -145,7 +129,8 @@ def main():
     columns += ["ratio, 1", "ratio, 2", "ratio, cpu", "stacks", "score diff"]
     print_table(columns, rows)
     save("mixed_search", results, arguments.out, before)
-    draw(results, arguments.out / "mixed_search.png")
+    labels = [f"{r['case']},\n{CASES[r['case']][1]} epochs" for r in results]
+    draw_seconds(results, labels, 3, arguments.out / "mixed_search.png")
 
 
 if __name__ == "__main__":

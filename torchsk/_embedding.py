@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from torchsk._data import chunks
+from torchsk._matmul import affine, product
 
 # the recipe: cosines of a column, numbers made of them, spread of the first frequencies, and the
 # share of the learning rate at which all of it is trained
@@ -155,7 +156,7 @@ class EmbeddingLayer:
         x = x.contiguous().view(-1, 1, x.shape[-1])
         angles = torch.mul(f * (2 * math.pi), x, out=self._use_again("angles", x)).add_(b)
         cosines = torch.cos(angles, out=self._use_again("cosines", x))
-        outputs = torch.baddbmm(c, W, cosines)
+        outputs = affine(W, cosines, c)
         inputs = torch.cat([X, outputs.view(*X.shape[:-2], -1, X.shape[-1])], dim=-2)
         return inputs, (x, W, angles, cosines)
 
@@ -182,10 +183,10 @@ class EmbeddingLayer:
         x, W, angles, cosines = saved
         df, db, dW, dc = gradient.parts
         delta = delta.reshape(*W.shape[:2], -1)
-        by_angle = torch.bmm(W.mT, delta, out=self._use_again("deltas", x)).mul_(angles.sin_())
+        by_angle = product(W.mT, delta, self._use_again("deltas", x)).mul_(angles.sin_())
         torch.mul(by_angle.sum(-1).view(db.shape), -1, out=db)
         torch.mul(by_angle.mul_(x).sum(-1).view(df.shape), -2 * math.pi, out=df)
-        dW.copy_(torch.bmm(delta, cosines.mT).view(dW.shape))
+        dW.copy_(product(delta, cosines.mT).view(dW.shape))
         torch.sum(delta.view(*dc.shape[:-1], -1), -1, keepdim=True, out=dc)
 
 

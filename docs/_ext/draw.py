@@ -135,6 +135,7 @@ rooms = [
     down(307, 9, 11),
     down(365, 9, 10),
     arrow((410, TOPS[9] + 50), (555, TOPS[10])),
+    arrow((490, TOPS[10] + 32), (410, TOPS[10] + 32)),  # _embedding
     arrow((600, TOPS[10] + HEIGHT), (600, TOPS[10] + 80), (720, TOPS[10] + 80), (720, TOPS[11])),
     down(730, 9, 10),  # _rows
     down(760, 10, 11),  # _standardizer

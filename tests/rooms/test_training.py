@@ -597,6 +597,7 @@ def test_threads_and_grad_mode_are_left_alone(job_of, n_jobs):
 
 SEPARATE = {
     "hidden_layer_sizes": (8, 6),
+    "numerical_embedding": "periodic",
     "dropout": 0.3,
     "solver": "adam",
     "nesterovs_momentum": False,

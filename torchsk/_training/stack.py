@@ -56,7 +56,7 @@ WIDE_SIZE = 4_000_000
 #: parameters of an estimator that `StackLane.stack_key` tells apart
 STACK_PARAMETERS = frozenset({
     "batch_size", "device", "dropout", "hidden_layer_sizes", "loss", "loss_params", "module",
-    "module_params", "nesterovs_momentum", "shuffle", "solver",
+    "module_params", "nesterovs_momentum", "numerical_embedding", "shuffle", "solver",
 })  # fmt: skip
 
 
