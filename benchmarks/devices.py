@@ -1,9 +1,9 @@
-"""A device against the CPU cores of the same machine: single fits, a large search, CUDA graphs.
+"""A device against the CPU cores of the same machine: single fits and large searches.
 
 `--device cuda` names the device. Each fit is compared with the same fit on one thread and on all
-threads of the CPU, and with MLPClassifier on all; the search of 1000 fits with one worker process
-per core. "graph" replays the steps of an epoch as one CUDA graph: its gain is what launching them
-one by one costs. With `--rehearse` everything is small, to try the script where there is no GPU.
+threads of the CPU, and with MLPClassifier on all; searches with one worker process per core. "one
+by one" launches each operation by itself, as if CUDA had no graphs. With `--rehearse` everything
+is small, to try the script where there is no GPU.
 """
 
 import os
@@ -15,23 +15,27 @@ import joblib
 import numpy as np
 import torch
 from _harness import interleave, machine, parse_arguments, print_table, save
-from sklearn.datasets import load_breast_cancer, make_classification
+from sklearn.datasets import load_breast_cancer, load_digits, make_classification
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
 
-from torchsk import TorchClassifier, _stacking
-from torchsk._training.stack import _Stack
+from torchsk import TorchClassifier
+from torchsk._training import graphs
 
 #: (rows, columns, hidden layers, batch, epochs)
 FITS = {
-    "569x30 (15) batch 32": (569, 30, (15,), 32, 20),
-    "8000x64 (100) batch 200": (8000, 64, (100,), 200, 5),
-    "8000x100 (512, 512) batch 256": (8000, 100, (512, 512), 256, 2),
-    "20000x100 (1024, 1024) batch 1024": (20_000, 100, (1024, 1024), 1024, 2),
+    "569x30 (15) batch 32": (569, 30, (15,), 32, 100),
+    "8000x64 (100) batch 200": (8000, 64, (100,), 200, 25),
+    "8000x100 (512, 512) batch 256": (8000, 100, (512, 512), 256, 5),
+    "20000x100 (1024, 1024) batch 1024": (20_000, 100, (1024, 1024), 1024, 5),
 }
-REHEARSAL = {"100x10 (8) batch 50": (100, 10, (8,), 50, 1)}
-#: candidates and epochs
-SEARCH, SMALL_SEARCH = (200, 20), (2, 2)
+#: (data set, hidden layers, batch, epochs, candidates)
+SEARCHES = {
+    "1000 fits of breast_cancer (15) batch 32": (load_breast_cancer, (15,), 32, 20, 200),
+    "250 fits of digits (256, 256) batch 128": (load_digits, (256, 256), 128, 20, 50),
+}
+SMALL_FITS = {"100x10 (8) batch 50": (100, 10, (8,), 50, 4)}
+SMALL_SEARCHES = {"10 fits of breast_cancer (8) batch 50": (load_breast_cancer, (8,), 50, 2, 2)}
 N_CORES = os.cpu_count() or 1
 
 
@@ -73,91 +77,54 @@ def with_threads(n_threads: int, function: Callable[[], object]) -> Callable[[],
     return run
 
 
+def one_by_one(function: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that records nothing."""
+
+    def run() -> None:
+        recorders = dict(graphs.RECORDERS)
+        graphs.RECORDERS.clear()
+        try:
+            function()
+        finally:
+            graphs.RECORDERS.update(recorders)
+
+    return run
+
+
 def fits(case: tuple, device: str) -> dict[str, Callable[[], object]]:
-    """Return the competitors of one case."""
+    """Return the competitors of one fit."""
     n_samples, n_features, *rest = case
     X, y = rows(n_samples, n_features)
     common = settings(*rest)
     here, there = ours(common, "cpu"), ours(common, device)
     return {
         device: lambda: there.fit(X, y),
+        f"{device}, one by one": one_by_one(lambda: there.fit(X, y)),
         "CPU, 1 thread": with_threads(1, lambda: here.fit(X, y)),
         "CPU, all threads": with_threads(N_CORES, lambda: here.fit(X, y)),
         "MLPClassifier": lambda: MLPClassifier(**common).fit(X, y),
     }
 
 
-def searches(n_candidates: int, epochs: int, device: str) -> dict[str, Callable[[], object]]:
+def searches(case: tuple, device: str) -> dict[str, Callable[[], object]]:
     """Return the search over stacks on the device, and on one worker per core of the CPU."""
-    X, y = load_breast_cancer(return_X_y=True)
-    X = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
-    common = settings((15,), 32, epochs)
+    load, *rest, n_candidates = case
+    X, y = load(return_X_y=True)
+    X = ((X - X.mean(0)) / np.maximum(X.std(0), 1e-6)).astype(np.float32)
     grid = {"alpha": np.logspace(-6, -1, n_candidates)}
 
     def search(where: str, n_jobs: int) -> None:
         with joblib.parallel_config("torchsk", n_jobs=n_jobs):
-            GridSearchCV(ours(common, where), grid, cv=5, refit=False).fit(X, y)
+            GridSearchCV(ours(settings(*rest), where), grid, cv=5, refit=False).fit(X, y)
 
-    return {
+    competitors = {
         device: lambda: search(device, 1),
+        f"{device}, one by one": one_by_one(lambda: search(device, 1)),
         f"CPU, {N_CORES} processes": lambda: search("cpu", N_CORES),
     }
-
-
-class _Handed(Exception):
-    """Carries a job out of fit."""
-
-
-def job_of(net: TorchClassifier, X: np.ndarray, y: np.ndarray) -> object:
-    """Return the training job of a fit."""
-    train_job = _stacking.train_job
-
-    def hand_over(job):
-        raise _Handed(job)
-
-    _stacking.train_job = hand_over
-    try:
-        net.fit(X, y)
-    except _Handed as handed:
-        return handed.args[0]
-    finally:
-        _stacking.train_job = train_job
-    raise AssertionError("fit trained without a job")
-
-
-def epochs(case: tuple, device: str) -> dict[str, Callable[[], object]]:
-    """Return the steps of one epoch, one by one and as a CUDA graph."""
-    n_samples, n_features, *rest = case
-    X, y = rows(n_samples, n_features)
-    stack = _Stack([job_of(ours(settings(*rest), device), X, y)])
-    block = next(stack._blocks())
-    rate = torch.full((1,), 1e-3, device=device)
-
-    @torch.no_grad()
-    def steps() -> None:
-        for batch in block.batches:
-            stack._step(batch, stack.no_masks, rate)
-
-    if device != "cuda":
-        return {"steps": steps}
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            steps()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        steps()
-
-    def synchronised(function: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            function()
-            torch.cuda.synchronize()
-
-        return run
-
-    return {"steps": synchronised(steps), "graph": synchronised(graph.replay)}
+    if device == "cuda":  # which worker processes can share
+        competitors[f"{device}, 4 processes"] = lambda: search(device, 4)
+    return competitors
 
 
 def measure(
@@ -191,14 +158,11 @@ def main() -> None:
     if device == "cuda":
         before["device"] = torch.cuda.get_device_name()
     print(before)
-    cases = REHEARSAL if rehearse else FITS
-    n_candidates, n_epochs = SMALL_SEARCH if rehearse else SEARCH
     results: dict[str, dict[str, float | str]] = {}
-    for name, case in cases.items():
-        results[f"fit {name}"] = measure(name, lambda c=case: fits(c, device), arguments.runs)
-        results[f"epoch {name}"] = measure(name, lambda c=case: epochs(c, device), arguments.runs)
-    name = f"search of {5 * n_candidates} fits, breast_cancer (15) batch 32"
-    results[name] = measure(name, lambda: searches(n_candidates, n_epochs, device), 1)
+    for name, case in (SMALL_FITS if rehearse else FITS).items():
+        results[name] = measure(name, lambda c=case: fits(c, device), arguments.runs)
+    for name, case in (SMALL_SEARCHES if rehearse else SEARCHES).items():
+        results[name] = measure(name, lambda c=case: searches(c, device), 1)
     for name, seconds in results.items():
         cells = [f"{s * 1e3:.1f}" if isinstance(s, float) else s for s in seconds.values()]
         print_table(["milliseconds", *seconds], [[name, *cells]])

@@ -285,5 +285,5 @@ def test_the_benchmark_of_devices_runs(device, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["devices.py", *arguments])
     monkeypatch.setattr(simulated_device, "install", lambda: None)  # it is
     runpy.run_path(str(benchmarks / "devices.py"), run_name="__main__")
-    assert "search of 10 fits" in capsys.readouterr().out
+    assert "10 fits of breast_cancer" in capsys.readouterr().out
     assert (tmp_path / "devices.json").exists()

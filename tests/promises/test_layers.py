@@ -15,7 +15,7 @@ PACKAGE = Path(torchsk.__file__).parent
 FOLDERS = {
     "_heads": ["tools", "base", "classification", "regression", "custom", "registry", "__init__"],
     "_skorch": ["batches", "nets", "lane", "__init__"],
-    "_training": ["progress", "jobs", "run", "batches", "stack", "lbfgs", "__init__"],
+    "_training": ["progress", "jobs", "run", "batches", "graphs", "stack", "lbfgs", "__init__"],
 }
 FILES = {
     f"{folder}.{path.stem}": path.read_text()

@@ -8,13 +8,14 @@ from itertools import groupby
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import simulated_graph
 import torch
 
 from torchsk import TorchClassifier, TorchRegressor, _solvers, _stacking
 from torchsk._mlp import Network
 from torchsk._schedules import SCHEDULES
 from torchsk._solvers import UPDATE_RULES
-from torchsk._training import STACK_PARAMETERS, TrainingCancelled, TrainingResult, stack
+from torchsk._training import STACK_PARAMETERS, TrainingCancelled, TrainingResult, graphs, stack
 
 N_FEATURES = 6
 
@@ -232,6 +233,7 @@ TOGETHER = {
     "auto-of-a-decoupled-rule": {
         "batch_size": "auto",
         "solver": "adamw",
+        "learning_rate": "onecycle",
         "vary": {**FLAT_RATES, "alpha": ["auto", 0.1, "auto", 0.01, 1.0]},
     },
 }
@@ -245,6 +247,48 @@ def test_together_as_alone(job_of, case):
     assert_same(train(copy.deepcopy(jobs)), expected)
     if case in ("early-stopping", "stopping"):
         assert len({result.n_iter for result in expected}) > 2  # not all at once
+
+
+def _with_recordings(monkeypatch, jobs):
+    """Train jobs with what repeats recorded; return the results, and how often that was done."""
+    recorded = []
+
+    def record(work, device):
+        recorded.append(work)
+        return simulated_graph.record(work, device)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(graphs.RECORDERS, "cpu", record)
+        return train(copy.deepcopy(jobs)), len(recorded)
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_recorded_as_not(job_of, monkeypatch, case):
+    """The operations on the memory of the recording are those of every later epoch."""
+    jobs = _jobs(job_of, **TOGETHER[case])
+    calls_user = any(torch.nn.CELU in job.model.spec.activations for job in jobs)
+    for part in (jobs, jobs[:1]):
+        results, n_recorded = _with_recordings(monkeypatch, part)
+        assert_same(results, train(copy.deepcopy(part)), tol=1e-6)
+        assert (n_recorded > 0) != (calls_user and part is jobs)
+
+
+def test_what_is_recorded(job_of, monkeypatch):
+    """An epoch, after two like it; anew when a model has left; never what calls a user's code."""
+    jobs = _jobs(job_of, n_samples=[100] * 5)
+    assert _with_recordings(monkeypatch, jobs)[1] == 1
+    leaving = _jobs(job_of, n_samples=[100] * 5, vary={"max_iter": [3, 5, 12, 12, 12]})
+    assert _with_recordings(monkeypatch, leaving)[1] == 2  # the third epoch, and the eighth
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "BLOCK_SIZE", 2 * 32 * 5 * (N_FEATURES + 3))
+        assert _with_recordings(monkeypatch, jobs)[1] == 2  # blocks of 32 + 32 and of 32 + 4 rows
+    jobs = _jobs(
+        job_of,
+        loss=lambda raw, target: torch.nn.functional.cross_entropy(
+            raw, target.squeeze(-1), reduction="none"
+        ),
+    )
+    assert _with_recordings(monkeypatch, jobs)[1] == 0
 
 
 @pytest.fixture

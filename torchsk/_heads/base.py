@@ -47,6 +47,8 @@ class Head(ABC):
 
     #: name of the output activation, as in scikit-learn's ``out_activation_``
     out_activation: ClassVar[str] = "identity"
+    #: whether the loss is a user's own code
+    calls_user: ClassVar[bool] = False
     #: whether fitting standardised targets gives the same model as fitting the targets
     equivariant: ClassVar[bool] = False
 

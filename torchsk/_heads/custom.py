@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class _Custom(Head):
     plain_params: tuple[tuple[str, Any], ...] = field(init=False, repr=False, hash=False)
     call: Callable[..., Any] = field(init=False, compare=False, repr=False)
     is_scalar: bool = field(init=False)
+
+    calls_user: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Call the loss once, to see whether it can be used and what it returns."""

@@ -195,6 +195,7 @@ class Batch:
     norm: Tensor
     factor: Tensor
     penalty: Tensor
+    rate: Tensor
     n_rows: list[int]
 
 
@@ -228,6 +229,10 @@ class Block:
         inverse = 1 / torch.tensor(sizes, device=device, dtype=dtype)
         #: factor of half the squared norm of the coefs
         self.penalties = torch.empty(n_batches, n_models, 1, device=device, dtype=dtype)
+        #: step sizes
+        self.rates = torch.empty(n_batches, n_models, 1, device=device, dtype=dtype)
+        #: share of each batch in its model's epoch
+        self.shares = torch.empty(n_batches, n_models, device=device, dtype=dtype)
 
         def steps(rows: Tensor, n_tables: int) -> list[Tensor]:
             """Return one view (n_tables, size, n_columns) per batch; (size, ...) for one model."""
@@ -252,6 +257,7 @@ class Block:
                 self.norms.unbind(),
                 steps(self.factors, n_models) if plan.weighted else inverse.unbind(),
                 self.penalties.unbind(),
+                (self.rates.view(-1) if n_models == 1 else self.rates).unbind(),
                 plan.n_rows[:n_batches],
             )
         ]
@@ -267,8 +273,7 @@ class Block:
     def fill(self, index: Tensor, group_index: Tensor, first: int) -> None:
         """Gather the rows of the batches from number `first` on: by model, and by group for X."""
         self.first, start = first, self.plan.starts[first]
-        #: share of each batch in its model's epoch (n_batches, n_models)
-        self.shares = self.plan.shares[first : first + len(self.batches)]
+        self.shares.copy_(self.plan.shares[first : first + len(self.batches)])
         for batch, n_rows in zip(self.batches, self.plan.n_rows[first:]):
             batch.n_rows = n_rows
         group_rows = slice(start * self.n_groups, (start + self.n_rows) * self.n_groups)
@@ -283,6 +288,10 @@ class Block:
             if self.data.weight is not None:
                 parts.append(self.data.weight.index_select(0, index[rows]))
             self._weigh(parts[0] if len(parts) == 1 else parts[0] * parts[1])
+
+    def take_rates(self, rates: Tensor) -> None:
+        """Set the step sizes, given those of all batches of the epoch (n_batches, n_models)."""
+        self.rates.squeeze(2).copy_(rates[self.first : self.first + len(self.batches)])
 
     def _cut(self, matrix: Any) -> None:
         """Give each batch its rows of a sparse matrix, in the order of use."""

@@ -7,7 +7,7 @@ the stack. With one job the same code runs 2-D operations on the only row.
 
 import copy
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -35,6 +35,7 @@ from torchsk._training.batches import (
     TrainingData,
     runs_of,
 )
+from torchsk._training.graphs import Repeater
 from torchsk._training.jobs import (
     Lane,
     SolverState,
@@ -151,11 +152,12 @@ class _Stack:
         places = [(jobs[i], i, order) for order, group in slots.items() for i in group]
         activations = list(dict.fromkeys(job.model.spec.activations for job in jobs))
         places.sort(key=lambda place: activations.index(place[0].model.spec.activations))
-        self.weights = self._to_device(np.stack([job.model.flat for job, *_ in places]))
+        self.weights = self._to_device([job.model.flat for job, *_ in places])
         n_moments = UPDATE_RULES[first.settings.solver].n_moments
-        no_moments = np.zeros((n_moments, self.narrowing.whole.n_params))
-        moments = [no_moments if j.state is None else j.state.moments for j, *_ in places]
-        self.moments = self._to_device(np.stack(moments, axis=1))
+        self.moments = self.weights.new_zeros(n_moments, *self.weights.shape)
+        for row, (job, *_) in enumerate(places):
+            if job.state is not None:
+                self.moments[:, row] = self._to_device(job.state.moments)
         self.members = [
             _Member(job, slot, row, order, 0 if job.state is None else job.state.n_steps)
             for row, (job, slot, order) in enumerate(places)
@@ -171,8 +173,9 @@ class _Stack:
                 order.rng = copy.deepcopy(order.rng)  # goes on when the first of them has ended
         self._bind()
 
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        array = self.narrowing.take(array).astype(np.float32)
+    def _to_device(self, vectors: Iterable[np.ndarray]) -> Tensor:
+        """Return weights or moments (n_vectors, n_params) in the order of the network."""
+        array = np.stack([self.narrowing.take(vector).astype(np.float32) for vector in vectors])
         return torch.from_numpy(self.network_class.arranged(self.spec, array)).to(self.device)
 
     def _to_host(self, tensor: Tensor) -> np.ndarray:
@@ -218,7 +221,15 @@ class _Stack:
         cuts = [job.settings.cut(job.rows.n_rows) for job in jobs]
         self.plan = Plan(cuts, self.data.weight is not None, self.device)
         self.tiny = torch.tensor(1e-6, dtype=self.weights.dtype, device=self.device)
+        #: what shrinks the coefs of each model in a step, under a decoupled rule
+        self.decay = self.weights.new_empty(() if n_models == 1 else (n_models, 1))
+        #: training loss of each model in this epoch
+        self.loss = self.weights.new_zeros(n_models, dtype=exact_dtype(self.device))
+        self.repeat = Repeater(
+            self.device, may_record=not self.spec.calls_user and not self.head.calls_user
+        )
         self._block_cache: dict[tuple, Block] = {}
+        self._word_cache: dict[tuple, Tensor] = {}
 
     def run(self, should_stop: Callable[[], bool] | None) -> list[TrainingResult | Exception]:
         """Train until every model has ended."""
@@ -239,28 +250,34 @@ class _Stack:
         """Pass once over all rows; return the training loss of every model."""
         rate = np.array([member.job.schedule.rate for member in self.members])
         if self.rule.decoupled:  # by the schedule's rate, without Adam's bias correction
-            decay = np.array([member.job.settings.decay for member in self.members])
-            self.decay = as_column(1 - rate * decay, self.weights)
-        rates = self.rule.rates(
-            rate,
-            np.array([member.n_steps for member in self.members]),
-            self.plan.n_batches,
-        )
-        table = torch.tensor(rates, dtype=torch.float32, device=self.device)
-        steps = (table.squeeze(1) if len(self.members) == 1 else table.unsqueeze(2)).unbind()
-        dtype = exact_dtype(self.device)
-        loss = torch.zeros(len(self.members), dtype=dtype, device=self.device)
+            decay = 1 - rate * [member.job.settings.decay for member in self.members]
+            decay = decay.astype(np.float32).reshape(self.decay.shape)
+            self.decay.copy_(torch.from_numpy(decay))
+        n_steps = np.array([member.n_steps for member in self.members])
+        table = self.rule.rates(rate, n_steps, self.plan.n_batches).astype(np.float32)
+        rates = torch.from_numpy(table).to(self.device)
+        self.loss.zero_()
         for block in self._blocks():
             if should_stop is not None and should_stop():
                 raise TrainingCancelled
-            self._draw(block)
-            for i, batch in enumerate(block.batches):
-                masks = self._masks(batch, self.offsets[i]) if self.dropped else self.no_masks
-                self._step(batch, masks, steps[block.first + i])
-            loss += block.loss()
+            block.take_rates(rates)
+            offsets = self._draw(block) if self.dropped else []
+            self.repeat(
+                (block, block.first if self.plan.is_padded else 0),
+                partial(self._train_on, block, offsets),
+            )
         for member in self.members:
             member.n_steps += self.plan.n_batches
-        return loss.tolist()
+        return self.loss.tolist()
+
+    def _train_on(self, block: Block, offsets: list[list[int]]) -> None:
+        """Take the steps of a block, and add its loss."""
+        if self.dropped:
+            #: probability -> masks (n_models, ...) of all units and rows
+            self.mask_tables = {p: as_mask(self.bits, p) for p in set(self.spec.dropout) if p}
+        for i, batch in enumerate(block.batches):
+            self._step(batch, self._masks(batch, offsets[i]) if self.dropped else self.no_masks)
+        self.loss += block.loss()
 
     def _blocks(self) -> Iterator[Block]:
         """Gather the rows of the epoch, some batches at a time."""
@@ -302,7 +319,7 @@ class _Stack:
         is_shared = n_models > n_groups and self.spec.embedding is None
         return is_shared and size >= WIDE_SIZE and prefers_onednn(self.weights, size)
 
-    def _step(self, batch: Batch, masks: list[Tensor | None], rate: Tensor) -> None:
+    def _step(self, batch: Batch, masks: list[Tensor | None]) -> None:
         """Update the weights of every model on one batch."""
         tape = self.network.forward(batch.X, masks, batch.out)
         delta = self.head.residual(batch.raw, batch.target).mul_(batch.factor)
@@ -316,29 +333,27 @@ class _Stack:
             self.gradient.mul_((self.max_grad_norm / norm.add_(self.tiny)).clamp_(max=1.0))
         if self.is_penalised and self.rule.decoupled:
             self.coefs.mul_(self.decay)
-        if self.rate_factors is not None:
-            rate = rate * self.rate_factors
+        rate = batch.rate if self.rate_factors is None else batch.rate * self.rate_factors
         self.rule.step_(self.weights, self.gradient, self.moment_tables, rate)
 
-    def _draw(self, block: Block) -> None:
-        """Draw all masks of a block, from each model's own generator.
+    def _draw(self, block: Block) -> list[list[int]]:
+        """Draw the bits of all masks of a block, from each model's own generator.
 
-        Padding draws nothing: a model draws what it would draw alone.
+        Return where those of each batch and model begin. Padding draws nothing: a model draws what
+        it would draw alone.
         """
-        if not self.dropped:
-            return
         batches = self.plan.n_rows[block.first : block.first + len(block.batches)]
         sizes = np.array([[n_words(self.dropped, n) for n in n_rows] for n_rows in batches])
-        #: where the numbers of each batch and model begin
-        self.offsets = (PER_WORD * (np.cumsum(sizes, axis=0) - sizes)).tolist()
         totals = sizes.sum(axis=0).tolist()
-        words = torch.empty(len(totals), max(totals), dtype=torch.int64, device=self.device)
+        shape = len(totals), max(totals)
+        if shape not in self._word_cache:
+            self._word_cache[shape] = torch.empty(shape, dtype=torch.int64, device=self.device)
+        words = self._word_cache[shape]
         for member, row, total in zip(self.members, words, totals):
             assert member.generator is not None
             draw_(row[:total], member.generator)
-        bits = words.view(torch.uint8)
-        #: probability -> masks (n_models, ...) of all units and rows
-        self.mask_tables = {p: as_mask(bits, p) for p in set(self.spec.dropout) if p}
+        self.bits = words.view(torch.uint8)
+        return (PER_WORD * (np.cumsum(sizes, axis=0) - sizes)).tolist()
 
     def _masks(self, batch: Batch, offsets: list[int]) -> list[Tensor | None]:
         """Return this batch's dropout masks (n_models, width, n_samples), one per hidden layer."""

@@ -1,0 +1,66 @@
+"""Work that repeats every epoch on the same memory: recorded once, then launched as a whole.
+
+A GPU takes less time for an operation of a small network than Python does to launch it. A CUDA
+graph launches all operations of an epoch at once, which takes a quarter of the time and less
+(benchmarks/devices.py). A graph repeats operations and addresses: what work reads and writes must
+stay where it is, and what Python computes in it is computed once.
+"""
+
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any
+
+import torch
+
+#: how often work is done before it is recorded, which takes about as long as doing it twice
+N_BEFORE = 2
+
+
+@cache
+def _stream(device: torch.device) -> Any:
+    """Return the stream on which work of a device is recorded."""
+    return torch.cuda.Stream(device)
+
+
+def _cuda_graph(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Record work without doing it; return what does it."""
+    graph = torch.cuda.CUDAGraph()
+    with (
+        torch.cuda.device(device),
+        torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"),
+    ):
+        work()
+    return graph.replay
+
+
+#: kind of device -> what records work there
+RECORDERS: dict[str, Callable[[Callable[[], object], torch.device], Callable[[], object]]] = {
+    "cuda": _cuda_graph,
+}
+
+
+class Repeater:
+    """Does work again and again, from a recording where its device can make one.
+
+    Parameters
+    ----------
+    device : torch.device
+    may_record : bool
+        Whether work is torch's operations only: what else a user's code does would happen once.
+    """
+
+    def __init__(self, device: torch.device, may_record: bool):
+        self.device = device
+        self._record = RECORDERS.get(device.type) if may_record else None
+        self._counts: dict[Hashable, int] = {}
+        self._recordings: dict[Hashable, Callable[[], object]] = {}
+
+    def __call__(self, key: Hashable, work: Callable[[], object]) -> None:
+        """Do the work of this key, which is the same operations on the same memory every time."""
+        if self._record is None:
+            work()
+            return
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count == N_BEFORE + 1:
+            self._recordings[key] = self._record(work, self.device)
+        self._recordings.get(key, work)()
