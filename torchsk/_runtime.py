@@ -133,6 +133,18 @@ def one_at_a_time() -> AbstractContextManager[object]:
     return _trainer_lock
 
 
+# -- autograd --------------------------------------------------------------------------------------
+
+
+def without_autograd(calls_user: bool) -> AbstractContextManager[object]:
+    """Return a context for operations whose derivatives are ours.
+
+    In inference mode they do not pass through autograd's half of torch, which takes a fifth of a
+    small step. A user's code may need it there: for that there is no_grad.
+    """
+    return torch.no_grad() if calls_user else torch.inference_mode()
+
+
 # -- random generators -----------------------------------------------------------------------------
 
 # fork_rng saves and restores process-wide state: two threads inside it at once would give neither

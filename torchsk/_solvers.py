@@ -7,6 +7,7 @@ all models agree and a column (n_models, 1) where they differ: the same expressi
 from abc import ABC, abstractmethod
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,11 +56,19 @@ class UpdateRule(ABC):
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         self.values = {name: np.array(values[name]) for name in self.hyper_parameters}
         self.nesterov = nesterov
-        self.columns = {name: as_column(value, like) for name, value in self.values.items()}
         #: whether all models have the same
-        self.is_common = all(column.ndim == 0 for column in self.columns.values())
-        # rounded once: 1 - float32(0.999) would be wrong in the fifth digit
-        self.complements = {name: as_column(1 - value, like) for name, value in self.values.items()}
+        self.is_common = all(len(set(value.tolist())) == 1 for value in self.values.values())
+        self._like = like
+
+    @cached_property
+    def columns(self) -> dict[str, Tensor]:
+        """The hyper-parameters by name."""
+        return {name: as_column(value, self._like) for name, value in self.values.items()}
+
+    @cached_property
+    def complements(self) -> dict[str, Tensor]:
+        """1 - each of them, rounded once: 1 - float32(0.999) would be wrong in the fifth digit."""
+        return {name: as_column(1 - value, self._like) for name, value in self.values.items()}
 
     def rates(self, rate: np.ndarray, n_steps: np.ndarray, n_batches: int) -> np.ndarray:
         """Return the step sizes (n_batches, n_models) of an epoch.

@@ -258,6 +258,70 @@ def test_the_default_device_does_not_matter(params, iris):
         np.testing.assert_array_equal(net.fit(X, y).predict_proba(X), expected)
 
 
+# -- what a user's code finds ----------------------------------------------------------------------
+
+
+def differentiate(*_args, **_kwargs):
+    """Use autograd, as a user's code may; return the derivative, a number."""
+    assert not torch.is_inference_mode_enabled()
+    x = torch.full((), 3.0, requires_grad=True)
+    with torch.enable_grad():
+        (x**2).backward()
+    return float(x.grad)
+
+
+class Differentiates(nn.Module):
+    def forward(self, z):
+        differentiate()
+        return z.tanh()
+
+
+def loss_that_differentiates(raw, target):
+    differentiate()
+    return nn.functional.cross_entropy(raw, target.squeeze(-1), reduction="none")
+
+
+class CallbackThatDifferentiates:
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        differentiate()
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+        if X is not None:
+            differentiate()
+            raw = torch.from_numpy(fitted_estimator.predict_proba(X))
+            assert not raw.is_inference()
+
+
+USERS = {
+    "scorer": {"scoring": differentiate, "early_stopping": True},
+    "schedule": {"learning_rate": lambda epoch: differentiate() / 6},
+    "activation": {"activation": Differentiates},
+    "loss": {"loss": loss_that_differentiates},
+    "callback": {},
+}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("user", USERS)
+def test_a_users_code_may_use_autograd(user, solver, stacked, iris):
+    net = TorchClassifier((4,), max_iter=3, solver=solver, random_state=0, **USERS[user])
+    if user == "callback":
+        net.set_callbacks(CallbackThatDifferentiates())
+    if stacked:
+        search = GridSearchCV(net, {"alpha": [0.0, 1.0]}, cv=2, error_score="raise")
+        with joblib.parallel_config("torchsk"):
+            search.fit(*iris)
+    else:
+        net.fit(*iris)
+
+
 # -- what others have set does not matter ----------------------------------------------------------
 
 

@@ -234,39 +234,34 @@ class Block:
         #: share of each batch in its model's epoch
         self.shares = torch.empty(n_batches, n_models, device=device, dtype=dtype)
 
-        def steps(rows: Tensor, n_tables: int) -> list[Tensor]:
-            """Return one view (n_tables, size, n_columns) per batch; (size, ...) for one model."""
-            lead = () if n_models == 1 else (n_tables,)
-            parts = rows.split([n_tables * size for size in self.sizes])
-            return [part.view(*lead, -1, rows.shape[1]) for part in parts]
-
+        outs, width = self._tables(self.out, n_outputs, -1), data.target.shape[1]
+        targets, raws = self._tables(self.target, -1, width), [out.mT for out in outs]
+        factors = self._tables(self.factors, -1, 1) if plan.weighted else None
         self.X: Tensor | None = None
-        inputs: list[Any] = [None] * n_batches
+        inputs: Sequence[Any] = [None] * n_batches
         if not isinstance(data.X, SparseRows):  # those come in matrices of their own
             shape = self.n_rows * n_groups, data.X.row_size
             self.X = torch.empty(shape, device=device, dtype=dtype)
-            inputs = [part.mT for part in steps(self.X, n_groups)]
-        outs = [part.view(*part.shape[:-2], n_outputs, -1) for part in steps(self.out, n_models)]
+            tables = self._tables(self.X, -1, data.X.row_size, n_tables=n_groups)
+            inputs = self._steps([table.mT for table in tables])
         self.batches = [
             Batch(*views)
             for views in zip(
                 inputs,
-                steps(self.target, n_models),
-                outs,
-                [out.mT for out in outs],
+                self._steps(targets),
+                self._steps(outs),
+                self._steps(raws),
                 self.norms.unbind(),
-                steps(self.factors, n_models) if plan.weighted else inverse.unbind(),
+                inverse.unbind() if factors is None else self._steps(factors),
                 self.penalties.unbind(),
-                (self.rates.view(-1) if n_models == 1 else self.rates).unbind(),
+                (self.rates.flatten() if n_models == 1 else self.rates).unbind(),
                 plan.n_rows[:n_batches],
             )
         ]
         #: raw outputs and targets, as the loss takes them: all at once where that is the same
         self.raws = [(self.out, self.target)]
         if n_outputs > 1 or not head.per_sample:
-            tables = self._tables(self.out, n_outputs, -1)
-            targets = self._tables(self.target, -1, data.target.shape[1])
-            self.raws = [(out.mT, target) for out, target in zip(tables, targets)]
+            self.raws = list(zip(raws, targets))
         self._penalise(inverse.unsqueeze(1))
         self.first = 0
 
@@ -301,17 +296,23 @@ class Block:
             batch.X = [matrix[stop - size : stop] for stop in stops]
             start = stops[-1]
 
-    def _tables(self, rows: Tensor, *shape: int) -> list[Tensor]:
+    def _tables(self, rows: Tensor, *shape: int, n_tables: int | None = None) -> list[Tensor]:
         """Return views (n_batches, n_models, *shape) of rows, one per size of batch.
 
-        A -1 in the shape is the size, which is the shape for rows of a single number.
+        A -1 in the shape is the size, which is the shape for rows of a single number. There may be
+        another number of tables than n_models per batch.
         """
-        n_models = self.plan.n_models
-        parts = rows.split([count * size * n_models for count, size in self.runs])
+        n_tables = n_tables or self.plan.n_models
+        parts = rows.split([count * size * n_tables for count, size in self.runs])
         return [
-            part.view(count, n_models, *(size if n == -1 else n for n in shape or (-1,)))
+            part.view(count, n_tables, *(size if n == -1 else n for n in shape or (-1,)))
             for part, (count, size) in zip(parts, self.runs)
         ]
+
+    def _steps(self, tables: Sequence[Tensor]) -> list[Tensor]:
+        """Return one view (n_tables, ...) per batch of all tables; (...) for one model."""
+        is_one = self.plan.n_models == 1
+        return [view for table in tables for view in (table[:, 0] if is_one else table).unbind()]
 
     def _weigh(self, weight: Tensor) -> None:
         """Set what depends on the weights of the rows (n_rows,)."""

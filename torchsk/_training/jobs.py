@@ -124,6 +124,11 @@ class TrainingJob:
         held_out = 0 if self.validation is None else self.validation.rows.size
         return (self.rows.size + held_out) * np.dtype(self.model.dtype).itemsize
 
+    @property
+    def calls_user(self) -> bool:
+        """Whether training the built-in network calls a loss or an activation of a user's."""
+        return self.head.calls_user or self.model.spec.calls_user
+
     def draw_unused_orders(self, n_epochs: int) -> None:
         """Advance the generator as scikit-learn's MLP does, though one batch needs no order."""
         is_one_batch = self.rows.n_rows <= self.settings.batch_size

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from torchsk._data import chunks
 from torchsk._models import Model
-from torchsk._runtime import threads_for
+from torchsk._runtime import threads_for, without_autograd
 from torchsk._sparse import network_class
 from torchsk._training.jobs import Lane, TrainingCancelled, TrainingJob, TrainingResult
 from torchsk._training.run import Run
@@ -48,7 +48,7 @@ class LbfgsLane(Lane):
 
     def _train(self, job: TrainingJob, should_stop: Callable[[], bool] | None) -> TrainingResult:
         size = job.rows.n_rows * job.model.n_multiply_adds
-        with threads_for(size, job.device), torch.no_grad():
+        with threads_for(size, job.device):
             return _Minimisation(job).run(should_stop)
 
 
@@ -117,6 +117,10 @@ class _Minimisation:
 
     def loss_and_gradient(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the penalised mean loss of all rows and its gradient, some rows at a time."""
+        with without_autograd(self.job.calls_user):
+            return self._loss_and_gradient(flat)
+
+    def _loss_and_gradient(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         job, weight = self.job, self.weight
         weights = torch.from_numpy(flat).to(job.device, job.lane.dtype)
         gradient, part = torch.zeros_like(weights), torch.empty_like(weights)

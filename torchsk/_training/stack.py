@@ -8,7 +8,6 @@ the stack. With one job the same code runs 2-D operations on the only row.
 import copy
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -24,7 +23,7 @@ from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network, NetworkSpec, Reexpression
 from torchsk._models import Model, narrowing_of
 from torchsk._rows import Rows
-from torchsk._runtime import exact_dtype, threads_for
+from torchsk._runtime import exact_dtype, threads_for, without_autograd
 from torchsk._solvers import UPDATE_RULES, UpdateRule, as_column
 from torchsk._sparse import network_class
 from torchsk._training.batches import (
@@ -112,22 +111,13 @@ class StackLane(Lane):
         job = jobs[0]
         # the products of a stack are small
         size = job.settings.batch_size * job.model.n_multiply_adds if len(jobs) == 1 else 0
-        with threads_for(size, job.device), _mode_of(jobs):
+        with threads_for(size, job.device), without_autograd(_call_user(jobs)):
             return _Stack(jobs).run(should_stop)
 
 
-def _calls_user(jobs: Sequence[TrainingJob]) -> bool:
-    """Return whether a step calls a loss or an activation that is not ours."""
-    return any(job.head.calls_user or job.model.spec.calls_user for job in jobs)
-
-
-def _mode_of(jobs: Sequence[TrainingJob]) -> AbstractContextManager[object]:
-    """Return the mode of torch for steps: the fastest one, but for code that may use autograd.
-
-    In inference mode operations do not pass through autograd's half of torch, which takes a fifth
-    of a small step.
-    """
-    return torch.no_grad() if _calls_user(jobs) else torch.inference_mode()
+def _call_user(jobs: Sequence[TrainingJob]) -> bool:
+    """Return whether a step calls a loss or an activation of a user's."""
+    return any(job.calls_user for job in jobs)
 
 
 @dataclass
@@ -240,7 +230,7 @@ class _Stack:
         self.decay = self.weights.new_empty(() if n_models == 1 else (n_models, 1))
         #: training loss of each model in this epoch
         self.loss = self.weights.new_zeros(n_models, dtype=exact_dtype(self.device))
-        self.repeat = Repeater(self.device, may_record=not _calls_user(jobs))
+        self.repeat = Repeater(self.device, may_record=not _call_user(jobs))
         self._block_cache: dict[tuple, Block] = {}
         self._word_cache: dict[tuple, Tensor] = {}
 
@@ -418,7 +408,7 @@ class _Stack:
 
     def _are_finite(self, member: _Member) -> bool:
         """Return whether the weights of one model are finite."""
-        return bool(self.weights[member.row].isfinite().all())
+        return bool(np.isfinite(self._flat(member)).all())
 
     def _record(self, member: _Member, loss: float) -> None:
         """Record the epoch of one model, which ends with it or not."""
