@@ -117,25 +117,24 @@ def searches(case: tuple, device: str) -> dict[str, Callable[[], object]]:
         with joblib.parallel_config("torchsk", n_jobs=n_jobs):
             GridSearchCV(ours(settings(*rest), where), grid, cv=5, refit=False).fit(X, y)
 
-    competitors = {
+    return {
         device: lambda: search(device, 1),
         f"{device}, one by one": one_by_one(lambda: search(device, 1)),
         f"CPU, {N_CORES} processes": lambda: search("cpu", N_CORES),
     }
-    if device == "cuda":  # which worker processes can share
-        competitors[f"{device}, 4 processes"] = lambda: search(device, 4)
-    return competitors
 
 
 def measure(
-    kind: str, make: Callable[[], dict[str, Callable[[], object]]], n_runs: int
+    name: str, make: Callable[[], dict[str, Callable[[], object]]], n_runs: int
 ) -> dict[str, float | str]:
-    """Return median seconds by competitor; what fails says so and lets the others run."""
+    """Print and return median seconds by competitor; what fails lets the others run."""
     try:
-        return dict(interleave(make(), n_runs))
+        seconds = interleave(make(), n_runs)
     except Exception as error:
-        print(f"{kind} failed: {error!r}", flush=True)
+        print(f"{name} failed: {error!r}", flush=True)
         return {"error": repr(error)}
+    print_table(["milliseconds", *seconds], [[name, *(f"{s * 1e3:.1f}" for s in seconds.values())]])
+    return dict(seconds)
 
 
 def main() -> None:
@@ -149,7 +148,7 @@ def main() -> None:
 
         if simulated_device.NAME in " ".join(sys.argv):
             simulated_device.install()
-    arguments = parse_arguments(__doc__.splitlines()[0], n_runs=3)
+    arguments = parse_arguments(__doc__.splitlines()[0], n_runs=1)
     before = machine()
     device = arguments.device
     if device == "cpu":
@@ -163,9 +162,6 @@ def main() -> None:
         results[name] = measure(name, lambda c=case: fits(c, device), arguments.runs)
     for name, case in (SMALL_SEARCHES if rehearse else SEARCHES).items():
         results[name] = measure(name, lambda c=case: searches(c, device), 1)
-    for name, seconds in results.items():
-        cells = [f"{s * 1e3:.1f}" if isinstance(s, float) else s for s in seconds.values()]
-        print_table(["milliseconds", *seconds], [[name, *cells]])
     save("devices", results, arguments.out, before)
     if any("error" in seconds for seconds in results.values()):
         sys.exit(1)

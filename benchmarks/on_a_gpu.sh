@@ -16,6 +16,9 @@ wheels=${2:-}
 results=${3:-$(mktemp -d)}
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# the plugins of that machine, and what its libraries deprecate, are not ours
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+pytest=("$python" -m pytest -q -p no:cacheprovider -W default -m device)
 mkdir -p "$results"
 failures=0
 
@@ -38,14 +41,14 @@ step() {
 
 if [[ -n ${REHEARSE:-} ]]; then
     export TORCHSK_DEVICE=simulated
-    step 300 tests "$python" -m pytest -q -p no:cacheprovider -m device -k "every_loss or dropout" tests
+    step 300 tests "${pytest[@]}" -k "every_loss or dropout" tests
     step 100 devices "$python" benchmarks/devices.py --rehearse --runs 1 --device "$device" --out "$results"
 else
     step 20 machine nvidia-smi
-    step 150 tests "$python" -m pytest -q -p no:cacheprovider -m device tests
-    step 150 devices "$python" benchmarks/devices.py --device "$device" --out "$results"
+    step 200 devices "$python" benchmarks/devices.py --device "$device" --out "$results"
+    step 120 tests "${pytest[@]}" tests
+    step 60 grid_search "$python" benchmarks/grid_search.py --runs 1 --only "(15)" --device "$device" --out "$results"
     step 60 single_fit "$python" benchmarks/single_fit.py --runs 1 --only "(512, 512)" --device "$device" --out "$results"
-    step 90 grid_search "$python" benchmarks/grid_search.py --runs 1 --only "(15)" --device "$device" --out "$results"
 fi
 echo "== results in $results; steps that failed: $failures"
 exit $((failures > 0))

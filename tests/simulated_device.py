@@ -74,7 +74,10 @@ class SimulatedTensor(torch.Tensor):
         def wrap(value):
             if not isinstance(value, torch.Tensor) or not stays:
                 return value
-            return there[id(value)] if id(value) in there else cls(value)
+            if id(value) in there:
+                return there[id(value)]
+            with torch.inference_mode(value.is_inference()):  # a view may be none in that mode
+                return cls(value)
 
         return tree_map(wrap, operation(*tree_map(unwrap, args), **tree_map(unwrap, kwargs)))
 
