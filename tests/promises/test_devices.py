@@ -7,6 +7,7 @@ import pickle
 import runpy
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -196,6 +197,18 @@ def test_the_fitted_estimator_leaves_its_device(device, iris):
     np.testing.assert_allclose(there.coefs_[0], here.coefs_[0], rtol=1e-3, atol=1e-4)
     twin.set_params(device="cpu").partial_fit(X, y)
     assert twin.device_ == "cpu"
+
+
+@on_a_device
+def test_two_threads_at_once(any_device, iris):
+    model = TorchClassifier(**SHORT | {"max_iter": 8}, device=any_device)
+    alphas = [0.0, 0.1, 1.0, 10.0]
+    models = [clone(model).set_params(alpha=alpha) for alpha in alphas]
+    expected = [clone(model).fit(*iris).predict_proba(iris[0]) for model in models]
+    with ThreadPoolExecutor(2) as threads:
+        fitted = list(threads.map(lambda model: model.fit(*iris), models))
+    for net, proba in zip(fitted, expected):
+        np.testing.assert_allclose(net.predict_proba(iris[0]), proba, atol=1e-5)
 
 
 @on_a_device

@@ -291,6 +291,21 @@ def test_what_is_recorded(job_of, monkeypatch):
     assert _with_recordings(monkeypatch, jobs)[1] == 0
 
 
+def test_what_cannot_be_recorded(job_of, monkeypatch):
+    """Training goes on, and says so."""
+
+    def fail(work, device):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    jobs = _jobs(job_of)
+    expected = train(copy.deepcopy(jobs))
+    monkeypatch.setitem(graphs.RECORDERS, "cpu", fail)
+    with pytest.warns(UserWarning, match="on cpu goes on .*: operation not permitted") as record:
+        results = train(copy.deepcopy(jobs))
+    assert len(record) == 1
+    assert_same(results, expected, tol=0)
+
+
 @pytest.fixture
 def groups_seen(monkeypatch):
     """The groups of models that share their batches, of every network that is built."""

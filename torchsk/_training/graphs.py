@@ -6,6 +6,8 @@ graph launches all operations of an epoch at once, which takes a quarter of the 
 stay where it is, and what Python computes in it is computed once.
 """
 
+import threading
+import warnings
 from collections.abc import Callable, Hashable
 from functools import cache
 from typing import Any
@@ -14,6 +16,9 @@ import torch
 
 #: how often work is done before it is recorded, which takes about as long as doing it twice
 N_BEFORE = 2
+
+# all recordings of a device are made on one stream
+_lock = threading.Lock()
 
 
 @cache
@@ -25,11 +30,10 @@ def _stream(device: torch.device) -> Any:
 def _cuda_graph(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
     """Record work without doing it; return what does it."""
     graph = torch.cuda.CUDAGraph()
-    with (
-        torch.cuda.device(device),
-        torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"),
-    ):
-        work()
+    # where recording fails, torch leaves the other stream the current one
+    with _lock, torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        with torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"):
+            work()
     return graph.replay
 
 
@@ -62,5 +66,12 @@ class Repeater:
             return
         count = self._counts[key] = self._counts.get(key, 0) + 1
         if count == N_BEFORE + 1:
-            self._recordings[key] = self._record(work, self.device)
+            try:
+                self._recordings[key] = self._record(work, self.device)
+            except RuntimeError as error:
+                self._record = None
+                warnings.warn(
+                    f"Training on {self.device} goes on without a CUDA graph, slower for small "
+                    f"networks, as none could be recorded: {error}"
+                )
         self._recordings.get(key, work)()
