@@ -265,10 +265,9 @@ class _Stack:
                 raise TrainingCancelled
             block.take_rates(rates)
             offsets = self._draw(block) if self.dropped else []
-            self.repeat(
-                (block, block.first if self.plan.is_padded else 0),
-                partial(self._train_on, block, offsets),
-            )
+            # a block serves several parts of an epoch; between padded ones the offsets differ
+            key = block, block.first if self.plan.is_padded else 0
+            self.repeat(key, partial(self._train_on, block, offsets))
         for member in self.members:
             member.n_steps += self.plan.n_batches
         return self.loss.tolist()
