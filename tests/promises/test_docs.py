@@ -142,9 +142,7 @@ def test_the_pitch_has_the_numbers_of_the_tables(page):
     accuracy, _, r2 = re.search(
         r"\* - torchsk's defaults\n     - \+(\S+) .*\n     - (\S+) .*\n     - \+(\S+) ", defaults
     ).groups()
-    ratios = [
-        float(row[0]) for row in re.findall(r"s \| ([\d.]+) \| ([\d.]+) \|$", readme, re.MULTILINE)
-    ]
+    ratios = [float(row) for row in re.findall(r"s \| ([\d.]+) \|$", readme, re.MULTILINE)]
     for number in (f"{float(ours):.2f}", f"{float(mlp):.1f}", f"{float(accuracy):.3f}", r2):
         assert number in pitch, number
     assert f"{min(ratios):.0f} to {max(ratios):.0f} times faster" in pitch
@@ -152,10 +150,8 @@ def test_the_pitch_has_the_numbers_of_the_tables(page):
 
 def test_the_readme_has_the_ratios_to_skorch_of_small_networks():
     benchmarks = (ROOT / "docs" / "benchmarks.rst").read_text()
-    rows = re.findall(
-        r'"\d+ x \d+, \((?:15|100)\), \d+", \w+, [\d.]+, [\d.]+, ([\d.]+), ([\d.]+)', benchmarks
-    )
-    ratios = [float(ratio) for row in rows for ratio in row]
+    rows = re.findall(r'"\d+ x \d+, \((?:15|100)\), \d+", \w+, [\d.]+, ([\d.]+)', benchmarks)
+    ratios = [float(ratio) for ratio in rows]
     assert (
         f"{min(ratios):.0f} to {max(ratios):.0f} times faster" in (ROOT / "README.md").read_text()
     )
