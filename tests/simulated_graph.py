@@ -4,6 +4,7 @@ As a real graph it knows addresses only: an operation that is done again reads a
 tensors of the recording, whatever Python has bound to their names since.
 """
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -35,12 +36,8 @@ def record(work, device):
 
 
 def _again(function, args, kwargs, result):
-    returns = function._schema.returns
-    is_alias = any(part.alias_info is not None for part in returns)
-    if is_alias and not any(part.alias_info.is_write for part in returns if part.alias_info):
-        return  # a view of the same memory
     again = function(*args, **kwargs)
-    if not is_alias and returns:
-        several = isinstance(result, (tuple, list))
-        for old, new in zip(result, again) if several else [(result, again)]:
-            old.detach().copy_(new)
+    several = isinstance(result, (tuple, list))
+    for old, new in zip(result, again) if several else [(result, again)]:
+        if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
+            old.detach().copy_(new)  # new memory, where a view or an operation in place has none
