@@ -68,12 +68,6 @@ class NetworkSpec:
         return replace(specs[0], activations=activations)
 
     @property
-    def calls_user(self) -> bool:
-        """Whether an activation is a class, of whoever."""
-        layers = [a if isinstance(a, tuple) else ((a, 1),) for a in self.activations]
-        return not all(isinstance(name, str) for runs in layers for name, _ in runs)
-
-    @property
     def n_coefs(self) -> int:
         """Number of coefficients; they are the head of the flat vector."""
         return sum(fan_in * fan_out for fan_in, fan_out in pairwise(self.layer_sizes))

@@ -206,6 +206,9 @@ TOGETHER = {
     "regression": {"kind": "regression"},
     "regression-of-two-targets": {"kind": "multioutput", "validate": True},
     "huber": {"kind": "multioutput", "loss": "huber"},
+    "quantile": {"kind": "regression", "loss": "quantile"},
+    "focal": {"loss": "focal"},
+    "periodic": {"numerical_embedding": "periodic", "solver": "adam", "vary": FLAT_RATES},
     # few epochs: these two double a difference of rounding every other step
     "poisson": {"kind": "counts", "loss": "poisson", "max_iter": 6},
     "gaussian": {"kind": "regression", "loss": "gaussian", "max_iter": 6},
@@ -282,6 +285,12 @@ def test_what_is_recorded(job_of, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(stack, "BLOCK_SIZE", 2 * 32 * 5 * (N_FEATURES + 3))
         assert _with_recordings(monkeypatch, jobs)[1] == 2  # blocks of 32 + 32 and of 32 + 4 rows
+        patch.setattr(stack, "BLOCK_SIZE", 2 * 32 * 5 * (N_FEATURES + 3 + 8 + 5))
+        for dropout in (0.0, 0.3):  # three of 32 + 32, and the padded last ones
+            uneven = _jobs(job_of, n_samples=[200, 203, 197, 200, 204], dropout=dropout)
+            results, n_recorded = _with_recordings(monkeypatch, uneven)
+            assert n_recorded == 2
+            assert_same(results, train(copy.deepcopy(uneven)), tol=1e-6)
     jobs = _jobs(
         job_of,
         loss=lambda raw, target: torch.nn.functional.cross_entropy(
@@ -337,7 +346,8 @@ def test_candidates_of_a_fold_share_their_batches(job_of, groups_seen, case):
     kinds = [job.model.spec.activations for job in jobs]
     places = sorted(range(5), key=lambda i: (kinds.index(kinds[i]), folds.index(folds[i])))
     sizes = [len(list(run)) for _, run in groupby(folds[i] for i in places)]
-    assert groups_seen[:2] == [sizes] * 2  # weights and gradients
+    wide = None if "numerical_embedding" in TOGETHER[case] else sizes  # each embeds its own
+    assert groups_seen[:2] == [wide] * 2  # weights and gradients
     for job, other in zip(_copy(jobs), together):
         alone += train([job])
         assert groups_seen[-1] is None

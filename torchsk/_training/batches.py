@@ -122,7 +122,7 @@ class Plan:
         self.is_padded = bool((own != sizes[:, None]).any())
         self.weighted = weighted or self.is_padded
         #: rows of each batch and model, padding left out
-        self.n_rows: list[list[int]] = own.tolist()
+        self.n_rows = [tuple(n_rows) for n_rows in own.tolist()]
         #: share of each batch in its model's epoch (n_batches, n_models)
         self.shares = torch.from_numpy((own / lengths).astype(np.float32)).to(device)
         #: 1 for a row and 0 for padding, in the order of use; None without padding
@@ -196,7 +196,7 @@ class Batch:
     factor: Tensor
     penalty: Tensor
     rate: Tensor
-    n_rows: list[int]
+    n_rows: tuple[int, ...]
 
 
 class Block:

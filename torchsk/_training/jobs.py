@@ -126,8 +126,10 @@ class TrainingJob:
 
     @property
     def calls_user(self) -> bool:
-        """Whether training the built-in network calls a loss or an activation of a user's."""
-        return self.head.calls_user or self.model.spec.calls_user
+        """Whether training the built-in network calls a loss, or a class of activations, given."""
+        return self.head.calls_user or not all(
+            isinstance(activation, str) for activation in self.model.spec.activations
+        )
 
     def draw_unused_orders(self, n_epochs: int) -> None:
         """Advance the generator as scikit-learn's MLP does, though one batch needs no order."""

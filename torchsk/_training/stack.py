@@ -111,11 +111,11 @@ class StackLane(Lane):
         job = jobs[0]
         # the products of a stack are small
         size = job.settings.batch_size * job.model.n_multiply_adds if len(jobs) == 1 else 0
-        with threads_for(size, job.device), without_autograd(_call_user(jobs)):
+        with threads_for(size, job.device), without_autograd(_any_calls_user(jobs)):
             return _Stack(jobs).run(should_stop)
 
 
-def _call_user(jobs: Sequence[TrainingJob]) -> bool:
+def _any_calls_user(jobs: Sequence[TrainingJob]) -> bool:
     """Return whether a step calls a loss or an activation of a user's."""
     return any(job.calls_user for job in jobs)
 
@@ -230,7 +230,7 @@ class _Stack:
         self.decay = self.weights.new_empty(() if n_models == 1 else (n_models, 1))
         #: training loss of each model in this epoch
         self.loss = self.weights.new_zeros(n_models, dtype=exact_dtype(self.device))
-        self.repeat = Repeater(self.device, may_record=not _call_user(jobs))
+        self.repeat = Repeater(self.device, may_record=not _any_calls_user(jobs))
         self._block_cache: dict[tuple, Block] = {}
         self._word_cache: dict[tuple, Tensor] = {}
 
@@ -264,21 +264,30 @@ class _Stack:
             if should_stop is not None and should_stop():
                 raise TrainingCancelled
             block.take_rates(rates)
-            offsets = self._draw(block) if self.dropped else []
-            # a block serves several parts of an epoch; between padded ones the offsets differ
-            key = block, block.first if self.plan.is_padded else 0
-            self.repeat(key, partial(self._train_on, block, offsets))
+            if not self.dropped:
+                self.repeat(block, partial(self._train_on, block))
+                continue
+            # a block serves several parts of an epoch: their masks are cut where their rows end
+            key = block, tuple(batch.n_rows for batch in block.batches)
+            self.repeat(key, partial(self._train_on, block, *self._draw(block)))
         for member in self.members:
             member.n_steps += self.plan.n_batches
         return self.loss.tolist()
 
-    def _train_on(self, block: Block, offsets: list[list[int]]) -> None:
-        """Take the steps of a block, and add its loss."""
-        if self.dropped:
-            #: probability -> masks (n_models, ...) of all units and rows
-            self.mask_tables = {p: as_mask(self.bits, p) for p in set(self.spec.dropout) if p}
-        for i, batch in enumerate(block.batches):
-            self._step(batch, self._masks(batch, offsets[i]) if self.dropped else self.no_masks)
+    def _train_on(
+        self, block: Block, bits: Tensor | None = None, offsets: Sequence[list[int]] = ()
+    ) -> None:
+        """Take the steps of a block, and add its loss.
+
+        Bits and offsets are what `_draw` returns; there are none where no units are dropped.
+        """
+        if bits is None:
+            for batch in block.batches:
+                self._step(batch, self.no_masks)
+        else:
+            tables = {p: as_mask(bits, p) for p in set(self.spec.dropout) if p}
+            for batch, starts in zip(block.batches, offsets):
+                self._step(batch, self._masks(batch, tables, starts))
         self.loss += block.loss()
 
     def _blocks(self) -> Iterator[Block]:
@@ -338,14 +347,15 @@ class _Stack:
         rate = batch.rate if self.rate_factors is None else batch.rate * self.rate_factors
         self.rule.step_(self.weights, self.gradient, self.moment_tables, rate)
 
-    def _draw(self, block: Block) -> list[list[int]]:
+    def _draw(self, block: Block) -> tuple[Tensor, list[list[int]]]:
         """Draw the bits of all masks of a block, from each model's own generator.
 
-        Return where those of each batch and model begin. Padding draws nothing: a model draws what
-        it would draw alone.
+        Return them (n_models, n_bytes), and where those of each batch and model begin. Padding
+        draws nothing: a model draws what it would draw alone.
         """
-        batches = self.plan.n_rows[block.first : block.first + len(block.batches)]
-        sizes = np.array([[n_words(self.dropped, n) for n in n_rows] for n_rows in batches])
+        sizes = np.array(
+            [[n_words(self.dropped, n) for n in batch.n_rows] for batch in block.batches]
+        )
         totals = sizes.sum(axis=0).tolist()
         shape = len(totals), max(totals)
         if shape not in self._word_cache:
@@ -354,11 +364,15 @@ class _Stack:
         for member, row, total in zip(self.members, words, totals):
             assert member.generator is not None
             draw_(row[:total], member.generator)
-        self.bits = words.view(torch.uint8)
-        return (PER_WORD * (np.cumsum(sizes, axis=0) - sizes)).tolist()
+        return words.view(torch.uint8), (PER_WORD * (np.cumsum(sizes, axis=0) - sizes)).tolist()
 
-    def _masks(self, batch: Batch, offsets: list[int]) -> list[Tensor | None]:
-        """Return this batch's dropout masks (n_models, width, n_samples), one per hidden layer."""
+    def _masks(
+        self, batch: Batch, tables: dict[float, Tensor], offsets: list[int]
+    ) -> list[Tensor | None]:
+        """Return this batch's dropout masks (n_models, width, n_samples), one per hidden layer.
+
+        The tables hold the masks (n_models, ...) of all units and rows, by probability.
+        """
         *lead, _, n_samples = batch.out.shape
         masks: list[Tensor | None] = []
         at, is_even = 0, len(set(zip(offsets, batch.n_rows))) == 1
@@ -366,7 +380,7 @@ class _Stack:
             if p == 0:
                 masks.append(None)
                 continue
-            table = self.mask_tables[p]
+            table = tables[p]
             if is_even:
                 start = offsets[0] + at * n_samples
                 mask = table[:, start : start + width * n_samples].view(-1, width, n_samples)
