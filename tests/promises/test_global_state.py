@@ -273,11 +273,13 @@ def differentiate(*_args, **_kwargs):
 class Differentiates(nn.Module):
     def forward(self, z):
         differentiate()
+        assert not z.is_inference()
         return z.tanh()
 
 
 def loss_that_differentiates(raw, target):
     differentiate()
+    assert not raw.is_inference() and not target.is_inference()
     return nn.functional.cross_entropy(raw, target.squeeze(-1), reduction="none")
 
 
@@ -294,12 +296,19 @@ class CallbackThatDifferentiates:
     def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
         if X is not None:
             differentiate()
-            raw = torch.from_numpy(fitted_estimator.predict_proba(X))
-            assert not raw.is_inference()
+            module = fitted_estimator.module_  # trained here without further ado
+            module(torch.from_numpy(X.astype(np.float32))).sum().backward()
+            assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def score_that_trains(estimator, X, y):
+    differentiate()
+    assert torch.is_grad_enabled()
+    return TorchClassifier((2,), max_iter=1).fit(X, y).score(X, y)
 
 
 USERS = {
-    "scorer": {"scoring": differentiate, "early_stopping": True},
+    "scorer": {"scoring": score_that_trains, "early_stopping": True},
     "schedule": {"learning_rate": lambda epoch: differentiate() / 6},
     "activation": {"activation": Differentiates},
     "loss": {"loss": loss_that_differentiates},
