@@ -140,7 +140,8 @@ def without_autograd(calls_user: bool) -> AbstractContextManager[object]:
     """Return a context for operations whose derivatives are ours.
 
     In inference mode they do not pass through autograd's half of torch, which takes a fifth of a
-    small step. A user's code may need it there: for that there is no_grad.
+    small step. A user's loss or activation is differentiated by autograd: around it there is
+    no_grad, which lets it be turned on.
     """
     return torch.no_grad() if calls_user else torch.inference_mode()
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-#: how often work is done before it is recorded, which takes about as long as doing it twice
-N_BEFORE = 2
+#: how often work is done before it is recorded: by then there is what it makes once (memory that it
+#: uses again, constants), and recording takes about as long as doing it twice
+N_WARM_UP = 2
 
 # all recordings of a device are made on one stream
 _lock = threading.Lock()
@@ -65,7 +66,7 @@ class Repeater:
             work()
             return
         count = self._counts[key] = self._counts.get(key, 0) + 1
-        if count == N_BEFORE + 1:
+        if count == N_WARM_UP + 1:
             try:
                 self._recordings[key] = self._record(work, self.device)
             except RuntimeError as error:

@@ -126,7 +126,7 @@ class TrainingJob:
 
     @property
     def calls_user(self) -> bool:
-        """Whether training the built-in network calls a loss, or a class of activations, given."""
+        """Whether a step calls what a user gave: a loss, or an activation that is a class."""
         return self.head.calls_user or not all(
             isinstance(activation, str) for activation in self.model.spec.activations
         )
