@@ -283,6 +283,9 @@ def test_what_is_recorded(job_of, monkeypatch):
     leaving = _jobs(job_of, n_samples=[100] * 5, vary={"max_iter": [3, 5, 12, 12, 12]})
     assert _with_recordings(monkeypatch, leaving)[1] == 2  # the third epoch, and the eighth
     with monkeypatch.context() as patch:
+        patch.setattr(graphs, "MAX_STEPS", 3)
+        assert _with_recordings(monkeypatch, jobs)[1] == 2  # blocks of three steps and of one
+    with monkeypatch.context() as patch:
         patch.setattr(stack, "BLOCK_SIZE", 2 * 32 * 5 * (N_FEATURES + 3))
         assert _with_recordings(monkeypatch, jobs)[1] == 2  # blocks of 32 + 32 and of 32 + 4 rows
         patch.setattr(stack, "BLOCK_SIZE", 2 * 32 * 5 * (N_FEATURES + 3 + 8 + 5))

@@ -6,6 +6,7 @@ graph launches all operations of an epoch at once, which takes a quarter of the 
 stay where it is, and what Python computes in it is computed once.
 """
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Hashable
@@ -17,6 +18,10 @@ import torch
 #: how often work is done before it is recorded: by then there is what it makes once (memory that it
 #: uses again, constants), and recording takes about as long as doing it twice
 N_WARM_UP = 2
+
+#: steps that are recorded at once: a graph takes memory and time for every operation, and beyond
+#: some thousands launching them as one gains nothing more
+MAX_STEPS = 500
 
 # all recordings of a device are made on one stream
 _lock = threading.Lock()
@@ -59,6 +64,11 @@ class Repeater:
         self._record = RECORDERS.get(device.type) if may_record else None
         self._counts: dict[Hashable, int] = {}
         self._recordings: dict[Hashable, Callable[[], object]] = {}
+
+    @property
+    def max_steps(self) -> int:
+        """How many steps work should hold at most."""
+        return sys.maxsize if self._record is None else MAX_STEPS
 
     def __call__(self, key: Hashable, work: Callable[[], object]) -> None:
         """Do the work of this key, which is the same operations on the same memory every time."""

@@ -297,6 +297,7 @@ class _Stack:
         per_row = n_groups * self.data.X.row_size
         per_row += n_models * (self.head.n_outputs + sum(self.dropped))
         size = max(1, BLOCK_SIZE // (self.plan.sizes[0] * per_row))
+        size = min(size, self.repeat.max_steps)
         changes = n_batches > 1  # one batch holds the same rows every epoch
         index = None
         if changes or not self._block_cache:
