@@ -17,7 +17,7 @@ from torchsk._dropout import Masks
 from torchsk._embedding import RATE_FACTOR, ColumnValues, PeriodicEmbedding
 from torchsk._heads import Head
 from torchsk._mlp import Narrowing, Network, NetworkSpec, Reexpression, make_module, pack
-from torchsk._runtime import available_devices, threads_for
+from torchsk._runtime import available_devices, threads_for, without_autocast
 from torchsk._sparse import SparseNetwork
 from torchsk._standardizer import Standardizer
 
@@ -344,7 +344,13 @@ class MLPModel(Model):
             narrowing = self.narrowing
             flat = torch.from_numpy(np.require(narrowing.take(self.flat), dtype, "W"))
             networks[dtype, device] = Network(narrowing.spec, flat.to(device))
-        return networks[dtype, device].predict, dtype
+        network = networks[dtype, device]
+
+        def predict(X: Tensor) -> Tensor:
+            with without_autocast(device):
+                return network.predict(X)
+
+        return predict, dtype
 
     def _sparse_predictor(self, dtype: np.dtype) -> Callable[[Any], Tensor] | None:
         """Compute in X's dtype, or in float64 where a mean has to be taken off."""

@@ -146,6 +146,13 @@ def without_autograd(calls_user: bool) -> AbstractContextManager[object]:
     return torch.no_grad() if calls_user else torch.inference_mode()
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which the built-in network is computed in its own dtype."""
+    kind = device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_on else nullcontext()
+
+
 # -- random generators -----------------------------------------------------------------------------
 
 # fork_rng saves and restores process-wide state: two threads inside it at once would give neither

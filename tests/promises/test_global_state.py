@@ -345,10 +345,14 @@ def test_global_state_does_not_matter(params, iris):
     finally:
         torch.set_default_dtype(torch.float32)
     np.testing.assert_array_equal(result, expected)
-    for mode in (torch.no_grad, torch.inference_mode):
+    for mode in (torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")):
         with mode():
             result = clone(estimator).fit(X, y).predict_proba(X)
         np.testing.assert_array_equal(result, expected)
+    X = X.astype(np.float32)
+    expected = estimator.fit(X, y).predict_proba(X)
+    with torch.autocast("cpu"):
+        np.testing.assert_array_equal(estimator.predict_proba(X), expected)
 
 
 def test_default_dtype_of_the_user_is_not_that_of_training(iris):

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from torchsk._data import chunks
 from torchsk._models import Model
-from torchsk._runtime import threads_for, without_autograd
+from torchsk._runtime import threads_for, without_autocast, without_autograd
 from torchsk._sparse import network_class
 from torchsk._training.jobs import Lane, TrainingCancelled, TrainingJob, TrainingResult
 from torchsk._training.run import Run
@@ -48,7 +48,7 @@ class LbfgsLane(Lane):
 
     def _train(self, job: TrainingJob, should_stop: Callable[[], bool] | None) -> TrainingResult:
         size = job.rows.n_rows * job.model.n_multiply_adds
-        with threads_for(size, job.device):
+        with threads_for(size, job.device), without_autocast(job.device):
             return _Minimisation(job).run(should_stop)
 
 

@@ -23,7 +23,7 @@ from torchsk._matmul import prefers_onednn
 from torchsk._mlp import Network, NetworkSpec, Reexpression
 from torchsk._models import Model, narrowing_of
 from torchsk._rows import Rows
-from torchsk._runtime import exact_dtype, threads_for, without_autograd
+from torchsk._runtime import exact_dtype, threads_for, without_autocast, without_autograd
 from torchsk._solvers import UPDATE_RULES, UpdateRule, as_column
 from torchsk._sparse import network_class
 from torchsk._training.batches import (
@@ -111,7 +111,8 @@ class StackLane(Lane):
         job = jobs[0]
         # the products of a stack are small
         size = job.settings.batch_size * job.model.n_multiply_adds if len(jobs) == 1 else 0
-        with threads_for(size, job.device), without_autograd(_any_calls_user(jobs)):
+        mode = without_autograd(_any_calls_user(jobs))
+        with threads_for(size, job.device), without_autocast(job.device), mode:
             return _Stack(jobs).run(should_stop)
 
 
