@@ -180,17 +180,14 @@ def measure_overhead(n_runs):
     common = {"hidden_layer_sizes": (15,), "batch_size": 32, "n_iter_no_change": 100}
     common |= PLAIN | {"random_state": 0}
 
-    def of(make):
-        short, long = make(max_iter=1), make(max_iter=21)
-        seconds = interleave(
-            {"short": lambda: short.fit(X, y), "long": lambda: long.fit(X, y)}, n_runs, repeats=5
-        )
-        return seconds["short"] - (seconds["long"] - seconds["short"]) / 20
-
-    return {
-        "torchsk": of(partial(TorchClassifier, **common, **OURS)),
-        "scikit-learn": of(partial(MLPClassifier, **common)),
+    makers = {
+        "torchsk": partial(TorchClassifier, **common, **OURS),
+        "scikit-learn": partial(MLPClassifier, **common),
     }
+    fits = {(name, n): make(max_iter=n) for name, make in makers.items() for n in (1, 21)}
+    functions = {key: partial(net.fit, X, y) for key, net in fits.items()}
+    seconds = interleave(functions, n_runs, repeats=5)
+    return {name: seconds[name, 1] - (seconds[name, 21] - seconds[name, 1]) / 20 for name in makers}
 
 
 def _peak_memory(dtype, early_stopping, n=400_000, d=100):

@@ -334,6 +334,11 @@ class MLPModel(Model):
         )
         return self.trained(np.hstack([pack(coefs, intercepts), *tail]))
 
+    def raw(self, X: np.ndarray) -> Tensor:
+        """Return the same outputs whether autocast is on or not."""
+        with without_autocast(self._device()):
+            return super().raw(X)
+
     def _predictor(
         self, dtype: np.dtype, device: torch.device
     ) -> tuple[Callable[[Tensor], Tensor], np.dtype]:
@@ -344,13 +349,7 @@ class MLPModel(Model):
             narrowing = self.narrowing
             flat = torch.from_numpy(np.require(narrowing.take(self.flat), dtype, "W"))
             networks[dtype, device] = Network(narrowing.spec, flat.to(device))
-        network = networks[dtype, device]
-
-        def predict(X: Tensor) -> Tensor:
-            with without_autocast(device):
-                return network.predict(X)
-
-        return predict, dtype
+        return networks[dtype, device].predict, dtype
 
     def _sparse_predictor(self, dtype: np.dtype) -> Callable[[Any], Tensor] | None:
         """Compute in X's dtype, or in float64 where a mean has to be taken off."""

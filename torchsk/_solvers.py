@@ -56,8 +56,10 @@ class UpdateRule(ABC):
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         self.values = {name: np.array(values[name]) for name in self.hyper_parameters}
         self.nesterov = nesterov
-        #: whether all models have the same
-        self.is_common = all(len(set(value.tolist())) == 1 for value in self.values.values())
+        #: those of all models, or None where they differ
+        self.common: list[float] | None = None
+        if all(len(set(value.tolist())) == 1 for value in self.values.values()):
+            self.common = [float(value[0]) for value in self.values.values()]
         self._like = like
 
     @cached_property
@@ -106,22 +108,17 @@ class SGD(UpdateRule):
     scheduled = True
     advice = f"{UpdateRule.advice[:-1]}, or solver='adam'."
 
-    def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
-        super().__init__(values, nesterov, like)
-        #: the momentum of all models; 0 if it is none, or they differ
-        self._common = float(self.values["momentum"][0]) if self.is_common else 0.0
-
     def step_(
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
     ) -> None:
         """Apply v = momentum v - rate g; w += v, or w += momentum v - rate g."""
         velocity = moments[0]
         gradient.mul_(rate)
-        if self._common > 0 and weights.device.type in _FUSED_SGD_DEVICES:
+        if self.common and self.common[0] > 0 and weights.device.type in _FUSED_SGD_DEVICES:
             # the same in one pass: torch's velocity is ours where it maximises with rate -1
             torch._fused_sgd_(
                 [weights], [gradient], [velocity], weight_decay=0.0,
-                momentum=self._common, lr=-1.0, dampening=0.0,
+                momentum=self.common[0], lr=-1.0, dampening=0.0,
                 nesterov=self.nesterov, maximize=True, is_first_step=False,
             )  # fmt: skip
             return
@@ -147,7 +144,6 @@ class Adam(UpdateRule):
 
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         super().__init__(values, nesterov, like)
-        self._first = [float(self.values[name][0]) for name in self.hyper_parameters]
         self._no_correction = like.new_tensor(1e12)
         self._one, self._steps = like.new_ones(()), torch.empty_like(like)
 
@@ -161,8 +157,8 @@ class Adam(UpdateRule):
         self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
     ) -> None:
         """Apply w -= rate m / (sqrt(v) + epsilon)."""
-        if self.is_common and weights.device.type in _FUSED_ADAM_DEVICES:
-            self._fused_step_(weights, gradient, moments, rate)
+        if self.common and weights.device.type in _FUSED_ADAM_DEVICES:
+            self._fused_step_(self.common, weights, gradient, moments, rate)
             return
         m, v = moments[0], moments[1]
         beta_1, beta_2, epsilon = (self.columns[name] for name in self.hyper_parameters)
@@ -172,7 +168,12 @@ class Adam(UpdateRule):
         weights.sub_(torch.div(m, denominator, out=gradient).mul_(rate))
 
     def _fused_step_(
-        self, weights: Tensor, gradient: Tensor, moments: Sequence[Tensor], rate: Tensor
+        self,
+        common: list[float],
+        weights: Tensor,
+        gradient: Tensor,
+        moments: Sequence[Tensor],
+        rate: Tensor,
     ) -> None:
         """Do the same in the one pass of torch's fused kernel.
 
@@ -180,7 +181,7 @@ class Adam(UpdateRule):
         at which it is 1: `rates` has corrected already. It takes one rate, so several are
         multiplied in afterwards: the kernel steps from zero.
         """
-        beta_1, beta_2, epsilon = self._first
+        beta_1, beta_2, epsilon = common
         alone = rate.ndim == 0
         target = weights if alone else self._steps.zero_()
         torch._fused_adam_(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from networks import Classifier, mlp
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
@@ -349,10 +350,19 @@ def test_global_state_does_not_matter(params, iris):
         with mode():
             result = clone(estimator).fit(X, y).predict_proba(X)
         np.testing.assert_array_equal(result, expected)
-    X = X.astype(np.float32)
-    expected = estimator.fit(X, y).predict_proba(X)
+
+
+@pytest.mark.parametrize(("kind", "params"), [
+    (np.asarray, {"solver": "lbfgs"}), (np.asarray, {"numerical_embedding": "periodic"}),
+    (csr_array, {"solver": "adam"}), (csr_array, {"solver": "lbfgs"}),
+], ids=["dense", "embedded", "sparse", "sparse-lbfgs"])  # fmt: skip
+def test_autocast_does_not_round_the_built_in_network(kind, params, iris):
+    X, y = iris[0].astype(np.float32), iris[1]
+    rows = kind(np.hstack([X, np.zeros((len(X), 600), np.float32)]))
+    estimator = Classifier(max_iter=3, standardize=False, **params)
+    expected = clone(estimator).fit(rows, y).predict_proba(rows)
     with torch.autocast("cpu"):
-        np.testing.assert_array_equal(estimator.predict_proba(X), expected)
+        np.testing.assert_array_equal(estimator.fit(rows, y).predict_proba(rows), expected)
 
 
 def test_default_dtype_of_the_user_is_not_that_of_training(iris):
