@@ -243,8 +243,6 @@ class BaseTorchMLP(CallbackSupportMixin, KnownParameters, ABC):
         """Return X (n_samples, ...), validated."""
         if not hasattr(self, "_fitted"):
             check_is_fitted(self)  # takes longer than a row
-        if self._needs_no_validation(X):
-            return X
         model = self._fitted.model
         X = check_inputs(self, X, has_module=model.has_module, shape=model.input_shape)
         if model.takes_ids:
@@ -265,20 +263,6 @@ class BaseTorchMLP(CallbackSupportMixin, KnownParameters, ABC):
                 "outputs."
             )
         return values
-
-    def _needs_no_validation(self, X: Any) -> bool:
-        """Return whether X is as validation would return it, which takes longer than a row."""
-        model = self._fitted.model
-        return (
-            type(X) is np.ndarray
-            and X.dtype in (np.float64, np.float32)
-            and X.ndim == 2
-            and X.shape[0] > 0
-            and X.shape[1:] == model.input_shape
-            and not model.takes_ids
-            and not hasattr(self, "feature_names_in_")
-            and bool(np.isfinite(X).all())
-        )
 
     @property
     def coefs_(self) -> list[np.ndarray]:

@@ -3,14 +3,17 @@
 import copy
 import re
 import warnings
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.random.bit_generator import ISeedSequence
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.utils import check_random_state
 
@@ -66,7 +69,7 @@ def make_job(
     _check_embedding(estimator, data, held_out)
     lane = choose_lane(estimator, targets)
     device = _choose_device(estimator, lane)
-    rng = check_random_state(estimator.random_state)
+    rng = _generator(estimator.random_state)
     early_stopping = bool(estimator.early_stopping and lane.has_epochs and not incremental)
     model = _start(estimator, data, head, rng, before, str(device), incremental)
     if not lane.has_epochs and (model.mixes_rows or held_out is not None):
@@ -118,6 +121,25 @@ def make_job(
         rows = _examples(held_out, model, head, lane, device, "_val")
         job.validation = Validation(rows, _score(estimator, model, targets, progress, held_out))
     return job
+
+
+class _NoEntropy(ISeedSequence):
+    """Words for a generator that is seeded afterwards."""
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
+        return array("I", [1]) * n_words  # numpy reads it number by number, faster than its own
+
+
+def _generator(random_state: Any) -> np.random.RandomState:
+    """Return scikit-learn's generator of a `random_state`, of an integer in a tenth of the time.
+
+    numpy stirs 624 words of the system's for every generator, even for one that is seeded.
+    """
+    if not isinstance(random_state, Integral):
+        return check_random_state(random_state)
+    rng = np.random.RandomState(np.random.MT19937(_NoEntropy()))  # type: ignore[arg-type]
+    rng.seed(int(random_state))
+    return rng
 
 
 def _progress(

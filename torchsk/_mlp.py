@@ -60,6 +60,8 @@ class NetworkSpec:
     @classmethod
     def of_stack(cls, specs: Sequence["NetworkSpec"]) -> "NetworkSpec":
         """Return the shape of a stack of networks whose specs differ in their activations only."""
+        if len(specs) == 1:
+            return specs[0]
         layers = [
             tuple((name, len(list(run))) for name, run in itertools.groupby(names))
             for names in zip(*(spec.activations for spec in specs))
@@ -97,7 +99,7 @@ class NetworkSpec:
         """Return views (coefs, intercepts) of flat weights (..., n_params), array or tensor."""
         shapes = [(fan_out, fan_in) for fan_in, fan_out in pairwise(self.layer_sizes)]
         sizes = [*(fan_out * fan_in for fan_out, fan_in in shapes), *self.layer_sizes[1:]]
-        flat = flat[..., : self.n_dense]
+        flat = flat if self.embedding is None else flat[..., : self.n_dense]
         if isinstance(flat, Tensor):
             parts = list(flat.split(sizes, dim=-1))
         else:

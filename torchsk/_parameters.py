@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import is_classifier
+from sklearn.base import ClassifierMixin
 from sklearn.metrics import get_scorer_names
 from torch import nn
 
@@ -165,7 +165,7 @@ class Settings:
                 size = n_known, n_features
                 n_sigmoids, alpha = _n_sigmoids(estimator), 0.0
                 penalty = _defaults.penalty(
-                    *size, is_classifier(estimator), n_sigmoids,
+                    *size, isinstance(estimator, ClassifierMixin), n_sigmoids,
                     is_embedded=is_embedded,
                 )  # fmt: skip
         n_batches = None
@@ -249,7 +249,7 @@ def usual_rate(estimator: Any, incremental: bool = False) -> float:
     comes_down = isinstance(schedule, str) and SCHEDULES[schedule].is_fixed
     if comes_down and not incremental:
         return peak_rate(estimator.solver, estimator.module is None)
-    kind = "classifier" if is_classifier(estimator) else "regressor"
+    kind = "classifier" if isinstance(estimator, ClassifierMixin) else "regressor"
     return default_rate(estimator.solver, kind)
 
 

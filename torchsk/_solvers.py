@@ -17,8 +17,10 @@ from torch import Tensor
 
 def as_column(values: Sequence[float] | np.ndarray, like: Tensor) -> Tensor:
     """Return the common value as a scalar tensor, or a column (n_models, 1) of the values."""
-    column = torch.tensor(list(values), dtype=like.dtype, device=like.device).unsqueeze(1)
-    return column[0, 0].clone() if len(set(values)) == 1 else column
+    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    if len(set(values)) == 1:
+        return torch.tensor(values[0], dtype=like.dtype, device=like.device)
+    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
 
 
 class UpdateRule(ABC):
@@ -58,8 +60,8 @@ class UpdateRule(ABC):
         self.nesterov = nesterov
         #: those of all models, or None where they differ
         self.common: list[float] | None = None
-        if all(len(set(value.tolist())) == 1 for value in self.values.values()):
-            self.common = [float(value[0]) for value in self.values.values()]
+        if all(len(set(values[name])) == 1 for name in self.hyper_parameters):
+            self.common = [float(values[name][0]) for name in self.hyper_parameters]
         self._like = like
 
     @cached_property
@@ -144,8 +146,15 @@ class Adam(UpdateRule):
 
     def __init__(self, values: Mapping[str, Sequence[float]], nesterov: bool, like: Tensor):
         super().__init__(values, nesterov, like)
-        self._no_correction = like.new_tensor(1e12)
-        self._one, self._steps = like.new_ones(()), torch.empty_like(like)
+        self._no_correction = torch.tensor(1e12, dtype=like.dtype, device=like.device)
+
+    @cached_property
+    def _one(self) -> Tensor:
+        return self._like.new_ones(())
+
+    @cached_property
+    def _steps(self) -> Tensor:
+        return torch.empty_like(self._like)
 
     def rates(self, rate: np.ndarray, n_steps: np.ndarray, n_batches: int) -> np.ndarray:
         """Return rate sqrt(1 - beta_2^t) / (1 - beta_1^t)."""

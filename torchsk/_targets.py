@@ -237,6 +237,10 @@ class Labels(Targets):
 
 def _as_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return (labels (n_samples,) or indicators (n_samples, n_labels), their classes), or raise."""
+    if y.ndim == 1 and y.dtype.kind in "biu":
+        classes = np.unique(y)
+        if 2 * len(classes) <= len(y):  # of more, scikit-learn warns
+            return y, classes
     try:
         check_classification_targets(y)
     except ValueError as error:

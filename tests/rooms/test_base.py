@@ -128,3 +128,16 @@ def test_names_of_parameters_are_read_once_per_class(monkeypatch):
     monkeypatch.delattr(inspect, "signature")
     assert set(TorchClassifier().get_params()) == names
     assert Own(alpha=3.0).set_params(mine=4).get_params() == {"alpha": 3.0, "mine": 4}
+
+
+def test_defaults_are_checked_once_per_class():
+    class Own(TorchClassifier):
+        def __init__(self, max_iter=-1, alpha=1e-4):
+            super().__init__(max_iter=max_iter, alpha=alpha)
+
+    X, y = np.eye(4), [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="'max_iter' parameter of Own must be an int"):
+        Own().fit(X, y)
+    Own(max_iter=1).fit(X, y)
+    with pytest.raises(ValueError, match="'alpha' parameter of Own must be"):
+        Own(max_iter=1, alpha=-1.0).fit(X, y)

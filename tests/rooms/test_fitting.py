@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from networks import Classifier, Regressor
 
+from torchsk._fitting import _generator
+
 
 def test_partial_fit_learns_from_a_stream(digits):
     X, y = digits
@@ -69,3 +71,12 @@ def test_warm_start_goes_on(iris):
     with pytest.raises(ValueError, match="X has 2 features"):
         model.set_params(hidden_layer_sizes=(16,)).fit(X[:, :2], y)
     assert model.n_features_in_ == 4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**32 - 1, np.int64(7), True])
+def test_a_seed_gives_numpys_generator(seed):
+    ours, theirs = _generator(seed), np.random.RandomState(seed)
+    for state, expected in zip(ours.get_state(), theirs.get_state(), strict=True):
+        np.testing.assert_array_equal(state, expected)
+    np.testing.assert_array_equal(ours.normal(size=1301), theirs.normal(size=1301))
+    assert _generator(theirs) is theirs

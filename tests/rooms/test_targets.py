@@ -90,3 +90,12 @@ def test_bad_held_out_targets(iris):
         Regressor(loss="gamma").fit(X, one, X_val=X, y_val=-one)
     with pytest.raises(ValueError, match="^X_val has 2 features"):
         Regressor().fit(X, one, X_val=two, y_val=one)
+
+
+def test_labels_that_look_like_numbers_are_warned_of():
+    X, y = np.arange(60.0).reshape(30, 2), np.arange(30)
+    with pytest.warns(UserWarning, match="could represent a regression problem"):
+        Classifier(max_iter=1).fit(X, y)
+    for dtype in (int, np.uint8, float, str):
+        net = Classifier(max_iter=1).fit(X, (y // 2).astype(dtype))
+        assert net.classes_.tolist() == np.unique((y // 2).astype(dtype)).tolist()

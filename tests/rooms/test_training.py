@@ -163,6 +163,7 @@ TOGETHER = {
         },
     },
     "clipping": {"vary": {"max_grad_norm": [0.1, None, 1.0, 0.01, 10.0]}},
+    "clipping-at-extremes": {"vary": {"max_grad_norm": [1e-300, 1e-20, None, 1.0, 1e300]}},
     "no-clipping": {"max_grad_norm": None},
     "no-penalty": {"vary": {"alpha": [0.0] * 5}},
     "no-shuffle": {"shuffle": False},

@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchsk._heads.tools import as_plain, average, softmax
+from torchsk._heads.tools import as_plain, average, log_softmax, softmax
 
 #: mean and deviation (n_targets,) of y, the root of its mean squared distance from the mean as
 #: `Head.measure` has it; a deviation of 0 stands for none known yet
@@ -282,7 +282,7 @@ class ClassesHead(ClassificationHead):
         return raw if self.n_targets > 1 else raw[..., 1:] - raw[..., :1]
 
     def _log_link(self, decision: Tensor) -> Tensor:
-        return torch.log_softmax(decision, -1)
+        return log_softmax(decision).contiguous()
 
     def predict_codes(self, raw: Tensor) -> Tensor:
         """Return the code of the largest output, (..., n_samples)."""

@@ -18,6 +18,7 @@ from torchsk._heads.tools import (
     gather,
     is_number,
     is_positive,
+    log_softmax,
     option,
     softmax,
 )
@@ -160,9 +161,9 @@ class Multinomial(ClassesHead):
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         if self._is_plain:
-            return torch.logsumexp(raw, -1) - gather(raw, target).squeeze(-1)
+            return -gather(log_softmax(raw), target).squeeze(-1)
         q = self._expected(raw, target)
-        return -(q * torch.log_softmax(raw, -1)).sum(-1)
+        return -(q * log_softmax(raw)).sum(-1)
 
     def residual(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return p - onehot(target), in general sum(q) p - q."""

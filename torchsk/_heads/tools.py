@@ -58,14 +58,24 @@ def as_codes(raw: Tensor, target: Tensor) -> Tensor:
 
 
 def softmax(raw: Tensor) -> Tensor:
-    """Return the softmax over the last axis, in a new tensor.
+    """Return the softmax over the last axis, in a new tensor."""
+    return _over_classes(torch.softmax, raw)
 
-    torch's kernel is slow where that axis is shorter than a vector register; over the axis before
-    it, it is fast at any length.
+
+def log_softmax(raw: Tensor) -> Tensor:
+    """Return the logarithm of the softmax over the last axis, in a new tensor."""
+    return _over_classes(torch.log_softmax, raw)
+
+
+def _over_classes(function: Callable[[Tensor, int], Tensor], raw: Tensor) -> Tensor:
+    """Return a function over the last axis.
+
+    torch's kernels are slow where that axis is shorter than a vector register; over the axis before
+    it, they are fast at any length.
     """
     if raw.shape[-1] < 16:
-        return torch.softmax(raw.mT.contiguous(), -2).mT
-    return torch.softmax(raw, -1)
+        return function(raw.mT.contiguous(), -2).mT
+    return function(raw, -1)
 
 
 def gather(raw: Tensor, target: Tensor) -> Tensor:
@@ -76,9 +86,8 @@ def gather(raw: Tensor, target: Tensor) -> Tensor:
 def add_at_(raw: Tensor, target: Tensor, value: float | Tensor) -> Tensor:
     """Add value, a number or (..., n_samples, 1), to raw at the target's class, in place."""
     codes = as_codes(raw, target)
-    if isinstance(value, Tensor):
-        return raw.scatter_add_(-1, codes, value)
-    return raw.scatter_(-1, codes, value, reduce="add")
+    value = value if isinstance(value, Tensor) else constant(value, raw)
+    return raw.scatter_add_(-1, codes, value.expand(codes.shape))
 
 
 def average(values: Tensor, weight: Tensor | None) -> Tensor:

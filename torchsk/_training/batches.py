@@ -8,7 +8,7 @@ to the network, in which samples are columns: its `X` and `out` are (..., width,
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,8 @@ class TrainingData:
             small = np.int32 if stop < 2**31 else np.int64  # half the memory, the same shuffles
             numbers = np.arange(offsets[key], stop, dtype=small)
             # those that hold one generator, such as numpy's global one, draw from it in turn
-            state = _state_of(rng) if n_holders[id(rng)] <= 1 else object()
+            is_alone = len(jobs) == 1 or n_holders[id(rng)] > 1
+            state = object() if is_alone else _state_of(rng)
             self.orders.append(orders.setdefault((key, state), RowOrder(numbers, rng)))
         parts = [job.rows for job in owners]
         rows_class = type(parts[0].X)
@@ -113,16 +114,16 @@ class Plan:
     """
 
     def __init__(self, cuts: list[np.ndarray], weighted: bool, device: torch.device):
-        own, self.device = np.stack(cuts, axis=1), device
+        own, self.device = np.array(cuts).T, device
         self.n_batches, self.n_models = own.shape
         lengths, sizes = own.sum(axis=0), own.max(axis=1)
         self.sizes: list[int] = sizes.tolist()
         #: where each batch begins, and the last ends
-        self.starts: list[int] = [0, *np.cumsum(sizes).tolist()]
-        self.is_padded = bool((own != sizes[:, None]).any())
+        self.starts = [0, *accumulate(self.sizes)]
+        self.is_padded = self.n_models > 1 and bool((own != sizes[:, None]).any())
         self.weighted = weighted or self.is_padded
         #: rows of each batch and model, padding left out
-        self.n_rows = [tuple(n_rows) for n_rows in own.tolist()]
+        self.n_rows: list[tuple[int, ...]] = list(map(tuple, own.tolist()))
         #: share of each batch in its model's epoch (n_batches, n_models)
         self.shares = torch.from_numpy((own / lengths).astype(np.float32)).to(device)
         #: 1 for a row and 0 for padding, in the order of use; None without padding
@@ -175,11 +176,11 @@ class Penalty:
     on_mean: Tensor
 
     def of(self, inverse: Tensor) -> Tensor:
-        """Return the factors, given 1 / (sum of the weights of a batch), or 0 without weight."""
-        return inverse * self.alpha + (inverse > 0) * self.on_mean
+        """Return the factors, given 1 / (sum of the weights of a batch), (n_batches, ..., 1)."""
+        return torch.addcmul(self.on_mean, inverse, self.alpha)
 
 
-@dataclass
+@dataclass(slots=True)
 class Batch:
     """What one step needs: views of a block's tensors; leading n_models axis in a stack.
 
@@ -224,9 +225,8 @@ class Block:
         #: raw outputs; every batch lies (n_models, n_outputs, size)
         self.out = torch.empty(total, n_outputs, device=device, dtype=dtype)
         self.norms = torch.zeros(n_batches, n_models, device=device, dtype=dtype)
-        #: weight of a row / sum of the weights of its batch
-        self.factors = torch.empty(total, 1, device=device, dtype=dtype)
-        inverse = 1 / torch.tensor(sizes, device=device, dtype=dtype)
+        #: weight of a row / sum of the weights of its batch, where rows have weights
+        self.factors = torch.empty(total if plan.weighted else 0, 1, device=device, dtype=dtype)
         #: factor of half the squared norm of the coefs
         self.penalties = torch.empty(n_batches, n_models, 1, device=device, dtype=dtype)
         #: step sizes
@@ -234,43 +234,49 @@ class Block:
         #: share of each batch in its model's epoch
         self.shares = torch.empty(n_batches, n_models, device=device, dtype=dtype)
 
-        outs, width = self._tables(self.out, n_outputs, -1), data.target.shape[1]
-        targets, raws = self._tables(self.target, -1, width), [out.mT for out in outs]
-        factors = self._tables(self.factors, -1, 1) if plan.weighted else None
+        width = data.target.shape[1]
+        targets = self._steps(self.target, -1, width)
+        outs = self._steps(self.out, n_outputs, -1)
+        raws = [out.mT for out in outs]
         self.X: Tensor | None = None
         inputs: Sequence[Any] = [None] * n_batches
         if not isinstance(data.X, SparseRows):  # those come in matrices of their own
             shape = self.n_rows * n_groups, data.X.row_size
             self.X = torch.empty(shape, device=device, dtype=dtype)
-            tables = self._tables(self.X, -1, data.X.row_size, n_tables=n_groups)
-            inputs = self._steps([table.mT for table in tables])
+            tables = self._steps(self.X, -1, data.X.row_size, n_tables=n_groups)
+            inputs = [table.mT for table in tables]
+        if plan.weighted:
+            factors: Sequence[Tensor] = self._steps(self.factors, -1, 1)
+        else:
+            inverse = torch.tensor([1 / size for size in sizes], device=device, dtype=dtype)
+            factors = inverse.unbind()
+            self.penalties.copy_(penalty.of(inverse.view(-1, 1, 1)))
+        rates = self.rates.flatten() if n_models == 1 else self.rates
         self.batches = [
             Batch(*views)
             for views in zip(
-                inputs,
-                self._steps(targets),
-                self._steps(outs),
-                self._steps(raws),
-                self.norms.unbind(),
-                inverse.unbind() if factors is None else self._steps(factors),
-                self.penalties.unbind(),
-                (self.rates.flatten() if n_models == 1 else self.rates).unbind(),
-                plan.n_rows[:n_batches],
+                inputs, targets, outs, raws, self.norms.unbind(), factors,
+                self.penalties.unbind(), rates.unbind(), plan.n_rows[:n_batches],
             )
-        ]
-        #: raw outputs and targets, as the loss takes them: all at once where that is the same
-        self.raws = [(self.out, self.target)]
-        if n_outputs > 1 or not head.per_sample:
-            self.raws = list(zip(raws, targets))
-        self._penalise(inverse.unsqueeze(1))
-        self.first = 0
+        ]  # fmt: skip
+        #: raw outputs and targets, as the loss takes them: those of many batches at once if it can
+        self.raws = list(zip(raws, targets))
+        if head.per_sample and n_outputs == 1:
+            self.raws = [(self.out, self.target)]
+        elif head.per_sample:
+            outs = self._tables(self.out, n_outputs, -1)
+            targets = self._tables(self.target, -1, width)
+            self.raws = [(o.flatten(0, 1).mT, t.flatten(0, 1)) for o, t in zip(outs, targets)]
+        self.first = -1
 
     def fill(self, index: Tensor, group_index: Tensor, first: int) -> None:
         """Gather the rows of the batches from number `first` on: by model, and by group for X."""
-        self.first, start = first, self.plan.starts[first]
-        self.shares.copy_(self.plan.shares[first : first + len(self.batches)])
-        for batch, n_rows in zip(self.batches, self.plan.n_rows[first:]):
-            batch.n_rows = n_rows
+        start = self.plan.starts[first]
+        if first != self.first:
+            self.first = first
+            self.shares.copy_(self.plan.shares[first : first + len(self.batches)])
+            for batch, n_rows in zip(self.batches, self.plan.n_rows[first:]):
+                batch.n_rows = n_rows
         group_rows = slice(start * self.n_groups, (start + self.n_rows) * self.n_groups)
         if isinstance(self.data.X, SparseRows):
             self._cut(self.data.X.take(group_index[group_rows]))
@@ -309,10 +315,12 @@ class Block:
             for part, (count, size) in zip(parts, self.runs)
         ]
 
-    def _steps(self, tables: Sequence[Tensor]) -> list[Tensor]:
-        """Return one view (n_tables, ...) per batch of all tables; (...) for one model."""
-        is_one = self.plan.n_models == 1
-        return [view for table in tables for view in (table[:, 0] if is_one else table).unbind()]
+    def _steps(self, rows: Tensor, *shape: int, n_tables: int | None = None) -> list[Tensor]:
+        """Return one such view (n_models, *shape) per batch; without n_models for one model."""
+        tables = self._tables(rows, *shape, n_tables=n_tables)
+        if self.plan.n_models == 1:
+            tables = [table.view(-1, *table.shape[2:]) for table in tables]
+        return [view for table in tables for view in table.unbind()]
 
     def _weigh(self, weight: Tensor) -> None:
         """Set what depends on the weights of the rows (n_rows,)."""
@@ -320,22 +328,18 @@ class Block:
         totals = torch.cat([table.sum(2) for table in tables])
         # a batch without weight, or next to none, changes nothing
         has_weight = totals >= torch.finfo(totals.dtype).tiny
-        inverse = torch.where(has_weight, 1 / totals, torch.zeros_like(totals))
-        self._penalise(inverse)
-        parts = inverse.unsqueeze(2).split([len(table) for table in tables])
+        inverse = torch.where(has_weight, 1 / totals, torch.zeros_like(totals)).unsqueeze(2)
+        self.penalties.copy_(self.penalty.of(inverse) * has_weight.unsqueeze(2))
+        parts = inverse.split([len(table) for table in tables])
         for table, part, factors in zip(tables, parts, self._tables(self.factors)):
             torch.mul(table, part, out=factors)
-
-    def _penalise(self, inverse: Tensor) -> None:
-        """Set the penalties, given 1 / (sum of the weights of a batch), (n_batches, n_models)."""
-        self.penalties.copy_(self.penalty.of(inverse.unsqueeze(2)))
 
     def loss(self) -> Tensor:
         """Return these batches' part of each model's epoch loss (n_models,), penalty included.
 
         As in scikit-learn a batch counts by its rows, within it a row by its weight.
         """
-        parts = [self.head.loss(raw, target).view(-1) for raw, target in self.raws]
+        parts = [self.head.loss(raw, target).reshape(-1) for raw, target in self.raws]
         losses = parts[0] if len(parts) == 1 else torch.cat(parts)
         exact = exact_dtype(losses.device)
         if self.plan.weighted:
@@ -343,7 +347,8 @@ class Block:
             batches = torch.cat([table.sum(2, dtype=exact) for table in tables])
             data = (batches * self.shares).sum(0)
         else:
-            sums = [table.sum((0, 2), dtype=exact) for table in self._tables(losses)]
+            tables = [losses.view(1, 1, -1)] if self.plan.n_models == 1 else self._tables(losses)
+            sums = [table.sum((0, 2), dtype=exact) for table in tables]
             data = sum(sums[1:], sums[0]) / self.plan.starts[-1]
         shares = 0.5 * self.penalties.squeeze(2) * self.shares
         return data * self.head.loss_scale + (self.norms.square() * shares).sum(0)

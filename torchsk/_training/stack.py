@@ -6,7 +6,6 @@ the stack. With one job the same code runs 2-D operations on the only row.
 """
 
 import copy
-import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -53,6 +52,8 @@ BLOCK_SIZE = 4_000_000
 CACHE_SIZE = 1_000_000
 # multiply-adds from which one wide product of models that share their batches beats small ones
 WIDE_SIZE = 4_000_000
+
+FLOAT32 = torch.finfo(torch.float32)
 
 #: parameters of an estimator that `StackLane.stack_key` tells apart
 STACK_PARAMETERS = frozenset({
@@ -222,11 +223,14 @@ class _Stack:
             as_column([job.settings.penalty for job in jobs], self.weights),
         )
         limits = [job.settings.max_grad_norm for job in jobs]
-        norms = [math.inf if limit is None else limit for limit in limits]
-        self.max_grad_norm = None if min(norms) == math.inf else as_column(norms, self.weights)
+        #: largest norm of the gradient of each model, if one has a limit
+        self.max_grad_norm: Tensor | None = None
+        if any(limit is not None for limit in limits):
+            low, high = FLOAT32.tiny, FLOAT32.max
+            norms = [high if limit is None else min(max(limit, low), high) for limit in limits]
+            self.max_grad_norm = as_column(norms, self.weights)
         cuts = [job.settings.cut(job.rows.n_rows) for job in jobs]
         self.plan = Plan(cuts, self.data.weight is not None, self.device)
-        self.tiny = torch.tensor(1e-6, dtype=self.weights.dtype, device=self.device)
         #: what shrinks the coefs of each model in a step, under a decoupled rule
         self.decay = self.weights.new_empty(() if n_models == 1 else (n_models, 1))
         #: training loss of each model in this epoch
@@ -341,9 +345,8 @@ class _Stack:
             torch.linalg.vector_norm(self.coefs, dim=1, out=batch.norm)
             self.coef_gradients.addcmul_(self.coefs, batch.penalty)
         if self.max_grad_norm is not None:
-            # as torch.nn.utils.clip_grad_norm_, per model
             norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
-            self.gradient.mul_((self.max_grad_norm / norm.add_(self.tiny)).clamp_(max=1.0))
+            self.gradient.mul_(self.max_grad_norm / torch.maximum(norm, self.max_grad_norm))
         if self.is_penalised and self.rule.decoupled:
             self.coefs.mul_(self.decay)
         rate = batch.rate if self.rate_factors is None else batch.rate * self.rate_factors
