@@ -102,3 +102,18 @@ def outer_into(out: Tensor, a: Tensor, b: Tensor) -> None:
         result = torch.mm(a, b.mT)
     # products with out= take several times longer where out is no dense tensor
     out.copy_(result.view(out.shape))
+
+
+#: numbers up to which a product with ones sums them faster than torch's own sum
+SUM_SIZE = 2**15
+
+
+def sum_into(out: Tensor, a: Tensor, ones: Tensor | None) -> None:
+    """Write the sums over the last axis of a (..., m, k) to `out` (..., m, 1).
+
+    `ones` (k, 1) may be given for a matrix, if a product is to be tried.
+    """
+    if ones is None or a.numel() > SUM_SIZE:
+        torch.sum(a, -1, keepdim=True, out=out)
+    else:
+        torch.mm(a, ones, out=out)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchsk._activations import ActivationName, ActivationRuns, make_activation
 from torchsk._dropout import Dropout, Masks
 from torchsk._embedding import RATE_FACTOR, Embedding, EmbeddingLayer, PeriodicEmbedding
-from torchsk._matmul import affine, outer_into, product
+from torchsk._matmul import affine, outer_into, product, sum_into
 from torchsk._runtime import seeded_torch
 
 
@@ -405,10 +405,11 @@ class Network:
 
     def backward(self, delta: Tensor, tape: list[tuple], gradient: "Network") -> None:
         """Write d loss / d weights into `gradient`, given delta = d loss / d raw."""
+        ones = self._ones(delta)
         for layer in range(len(tape) - 1, -1, -1):
             X, saved, mask = tape[layer]
             self._outer(layer, delta, X, gradient)
-            torch.sum(delta, -1, keepdim=True, out=gradient.intercepts[layer])
+            sum_into(gradient.intercepts[layer], delta, ones)
             if layer:
                 delta = product(
                     self.coefs[layer], delta, self._use_again("delta", layer - 1, delta)
@@ -448,6 +449,15 @@ class Network:
         key = name, layer, like.shape[-1]
         if key not in self._memory:
             self._memory[key] = like.new_empty(*weight.shape[:2], like.shape[-1])
+        return self._memory[key]
+
+    def _ones(self, delta: Tensor) -> Tensor | None:
+        """Return ones (n_samples, 1), which sum over samples in a product; None if that is slow."""
+        if delta.ndim > 2 or not delta.is_cpu:
+            return None
+        key = "ones", 0, delta.shape[1]
+        if key not in self._memory:
+            self._memory[key] = delta.new_ones(delta.shape[1], 1)
         return self._memory[key]
 
     def _outer(self, layer: int, delta: Tensor, X: Any, gradient: "Network") -> None:
