@@ -11,7 +11,7 @@ from scipy.sparse import issparse
 from sklearn.base import is_classifier
 from sklearn.utils.validation import validate_data
 
-from torchsk._data import CHUNK_SIZE, as_floats, as_numpy, as_table, row_size
+from torchsk._data import CHUNK_SIZE, as_floats, as_numpy, as_table, chunks, row_size
 
 #: dtypes in which the built-in network takes X; what has another becomes float64
 FLOATS = (np.float64, np.float32)
@@ -116,9 +116,10 @@ def _is_plain(y: Any, n_rows: int) -> bool:
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    """Return whether all numbers are finite; False, too, where their sum is not."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum()))
+    """Return whether all numbers are finite."""
+    if array.size <= CHUNK_SIZE:  # in one go, for single rows
+        return bool(np.isfinite(array).all())
+    return all(np.isfinite(array[rows]).all() for rows in chunks(len(array), row_size(array)))
 
 
 @contextmanager

@@ -276,7 +276,8 @@ class MLPModel(Model):
     @property
     def n_multiply_adds(self) -> int:
         """Multiply-adds per row: about the number of weights that multiply."""
-        return self.spec.n_coefs + self.spec.n_params - self.spec.n_dense
+        embedding = self.spec.embedding
+        return self.spec.n_coefs + (0 if embedding is None else embedding.n_params)
 
     @property
     def embeds(self) -> bool:

@@ -78,3 +78,13 @@ def test_arrays_of_numbers_are_passed_on(monkeypatch):
         checked = _inputs.check_inputs(net, *GIVEN[given], has_module=False)
         assert all(a is b for a, b in zip(checked, GIVEN[given], strict=True))
     assert net.n_features_in_ == 3
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (1, 12), (12,)])
+@pytest.mark.parametrize("place", [0, 5, 11, None])
+def test_large_arrays_are_looked_at_in_parts(shape, place, monkeypatch):
+    monkeypatch.setattr(_inputs, "CHUNK_SIZE", 4)
+    array = np.zeros(12)
+    if place is not None:
+        array[place] = np.inf
+    assert _inputs._is_finite(array.reshape(shape)) == (place is None)
