@@ -19,7 +19,7 @@ def as_column(values: Sequence[float] | np.ndarray, like: Tensor) -> Tensor:
     """Return the common value as a scalar tensor, or a column (n_models, 1) of the values."""
     values = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if len(set(values)) == 1:
-        return torch.tensor(values[0], dtype=like.dtype, device=like.device)
+        return like.new_full((), values[0])
     return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
 
 

@@ -248,7 +248,7 @@ class Block:
         if plan.weighted:
             factors: Sequence[Tensor] = self._steps(self.factors, -1, 1)
         else:
-            inverse = torch.tensor([1 / size for size in sizes], device=device, dtype=dtype)
+            inverse = torch.from_numpy(1 / np.array(sizes)).to(dtype).to(device)
             factors = inverse.unbind()
             self.penalties.copy_(penalty.of(inverse.view(-1, 1, 1)))
         rates = self.rates.flatten() if n_models == 1 else self.rates

@@ -182,7 +182,7 @@ class _Stack:
 
     def _to_device(self, vectors: Iterable[np.ndarray]) -> Tensor:
         """Return weights or moments (n_vectors, n_params) in the order of the network."""
-        array = np.stack([self.narrowing.take(vector).astype(np.float32) for vector in vectors])
+        array = np.array([self.narrowing.take(vector) for vector in vectors], dtype=np.float32)
         return torch.from_numpy(self.network_class.arranged(self.spec, array)).to(self.device)
 
     def _to_host(self, tensor: Tensor) -> np.ndarray:
