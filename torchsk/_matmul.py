@@ -104,8 +104,9 @@ def outer_into(out: Tensor, a: Tensor, b: Tensor) -> None:
     out.copy_(result.view(out.shape))
 
 
-#: numbers up to which a product with ones sums them faster than torch's own sum
-SUM_SIZE = 2**15
+#: numbers up to which a product with ones sums them faster than torch's own sum; and how many at a
+#: time, for it is less exact where there are many
+SUM_SIZE, MAX_SUMMED = 2**15, 512
 
 
 def sum_into(out: Tensor, a: Tensor, ones: Tensor | None) -> None:

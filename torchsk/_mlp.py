@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchsk._activations import ActivationName, ActivationRuns, make_activation
 from torchsk._dropout import Dropout, Masks
 from torchsk._embedding import RATE_FACTOR, Embedding, EmbeddingLayer, PeriodicEmbedding
-from torchsk._matmul import affine, outer_into, product, sum_into
+from torchsk._matmul import MAX_SUMMED, affine, outer_into, product, sum_into
 from torchsk._runtime import seeded_torch
 
 
@@ -452,8 +452,8 @@ class Network:
         return self._memory[key]
 
     def _ones(self, delta: Tensor) -> Tensor | None:
-        """Return ones (n_samples, 1), which sum over samples in a product; None if that is slow."""
-        if delta.ndim > 2 or not delta.is_cpu:
+        """Return ones (n_samples, 1), by which a product sums; None where it is slow or inexact."""
+        if delta.ndim > 2 or not delta.is_cpu or delta.shape[1] > MAX_SUMMED:
             return None
         key = "ones", 0, delta.shape[1]
         if key not in self._memory:

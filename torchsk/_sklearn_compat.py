@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import (
     Options,
     StrOptions,
     make_constraint,
+    validate_parameter_constraints,
 )
 from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight
@@ -39,7 +40,7 @@ __all__ = [
 CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 
 
-#: stands for a default that is not valid
+#: stands for a default where none is valid
 _NONE = object()
 
 
@@ -58,23 +59,26 @@ class KnownParameters(BaseEstimator):
         return cls._param_names
 
     @classmethod
-    def _checks(cls) -> dict[str, tuple[Any, list[Any]]]:
-        """Return, by name of a parameter, its default if that is valid, and its constraints."""
-        if "_known_checks" not in vars(cls):
-            checks = cls._known_checks = {}
-            for name, parameter in inspect.signature(cls).parameters.items():
-                constraints = cls._parameter_constraints.get(name, "no_validation")
-                default = parameter.default if is_valid(parameter.default, constraints) else _NONE
-                if constraints != "no_validation":
-                    checks[name] = default, [make_constraint(one) for one in constraints]
-        return cls._known_checks
+    def _valid_defaults(cls) -> dict[str, Any]:
+        """Return the defaults that need no check, by name."""
+        if "_defaults" not in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters
+            constraints = cls._parameter_constraints
+            cls._defaults = {
+                name: parameters[name].default
+                for name in cls._get_param_names()
+                if is_valid(parameters[name].default, constraints.get(name, "no_validation"))
+            }
+        return cls._defaults
 
     def _validate_params(self):
-        """Validate as scikit-learn does, if need be."""
-        for name, (default, constraints) in self._checks().items():
-            value = getattr(self, name)
-            if value is not default and not any(one.is_satisfied_by(value) for one in constraints):
-                super()._validate_params()
+        """Validate, as scikit-learn does, what is not the default."""
+        valid = self._valid_defaults()
+        params = self.get_params(deep=False).items()
+        changed = {name: value for name, value in params if value is not valid.get(name, _NONE)}
+        validate_parameter_constraints(
+            self._parameter_constraints, changed, caller_name=type(self).__name__
+        )
 
 
 class _AvailableIf(_AvailableIfDescriptor):

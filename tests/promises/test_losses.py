@@ -96,32 +96,3 @@ def test_a_loss_of_whole_batches_refuses_weights():
         net.fit(X, y, sample_weight=np.ones(200))
     # twice the rows are not merged into weights
     net.fit(np.repeat(X[:50], 2, axis=0), np.repeat(y[:50], 2, axis=0))
-
-
-class Mixed(nn.Module):
-    """Squared error of mixtures of the targets, by a buffer and a frozen parameter in float32."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mixture", torch.tensor([[1.0, 0.5], [0.0, 2.0]]))
-        self.register_buffer("order", torch.tensor([1, 0]))
-        self.scale = nn.Parameter(torch.tensor([[3.0], [1.0]]), requires_grad=False)
-
-    def forward(self, raw, target):
-        error = (raw - target)[:, self.order] @ self.mixture
-        return error.square() @ self.scale
-
-
-@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
-def test_a_loss_may_hold_tensors(solver):
-    def same(raw, target):
-        mixture = torch.tensor([[1.0, 0.5], [0.0, 2.0]], dtype=raw.dtype)
-        scale = torch.tensor([[3.0], [1.0]], dtype=raw.dtype)
-        return ((raw - target)[:, [1, 0]] @ mixture).square() @ scale
-
-    X, y = np.random.RandomState(0).normal(size=(2, 60, 2))
-    kept = Mixed()
-    net = TorchRegressor(hidden_layer_sizes=5, solver=solver, max_iter=20, random_state=0)
-    nets = [clone(net).set_params(loss=loss).fit(X, X + y) for loss in (kept, same)]
-    np.testing.assert_allclose(nets[0].predict(X), nets[1].predict(X), rtol=1e-6)
-    assert kept.mixture.dtype == torch.float32

@@ -2,6 +2,8 @@
 
 import inspect
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -141,3 +143,36 @@ def test_defaults_are_checked_once_per_class():
     Own(max_iter=1).fit(X, y)
     with pytest.raises(ValueError, match="'alpha' parameter of Own must be"):
         Own(max_iter=1, alpha=-1.0).fit(X, y)
+
+
+def test_parameters_are_checked_whatever_the_class_looks_like():
+    class Made(TorchClassifier):
+        def __new__(cls, *args, **kwargs):
+            return super().__new__(cls)
+
+    class Strict(TorchClassifier):
+        _parameter_constraints = {**TorchClassifier._parameter_constraints, "tol": ["no such"]}
+
+    X, y = np.eye(4), [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="'tol' parameter of Made must be"):
+        Made(max_iter=1, tol="x").fit(X, y)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Unknown constraint type"):
+            Strict(max_iter=1).fit(X, y)
+
+
+def test_parameters_are_checked_in_threads():
+    X, y = np.eye(4), [0, 1, 0, 1]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            own = type("Own", (TorchClassifier,), {})
+            nets = [own(max_iter=1, scoring=value) for value in (3, None) * 3]
+            with ThreadPoolExecutor(len(nets)) as pool:
+                fits = [pool.submit(net.fit, X, y) for net in nets]
+            errors = [fit.exception() for fit in fits]
+            assert [type(error) for error in errors[1::2]] == [type(None)] * 3
+            assert all("'scoring' parameter of Own must be" in str(e) for e in errors[::2])
+    finally:
+        sys.setswitchinterval(interval)

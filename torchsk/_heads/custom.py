@@ -86,19 +86,11 @@ class _Custom(Head):
     def _call(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return what the user's loss returns for (n_samples, n_outputs)."""
         call = self.call
-        if isinstance(call, nn.Module) and not _fits(call, raw):
-            call = deepcopy(call).to(raw.device, raw.dtype)
+        if isinstance(call, nn.Module) and any(b.device != raw.device for b in call.buffers()):
+            call = deepcopy(call).to(raw.device)
         is_class = isinstance(self.function, type)
         value: Tensor = call(raw, target, **({} if is_class else dict(self.params)))
         return value
-
-
-def _fits(module: nn.Module, raw: Tensor) -> bool:
-    """Return whether what a loss holds is where raw is, and its fractions of the same dtype."""
-    return all(
-        held.device == raw.device and (held.dtype == raw.dtype or not held.is_floating_point())
-        for held in (*module.buffers(), *module.parameters())
-    )
 
 
 class CustomLabels(_Custom, LabelsHead):
