@@ -109,12 +109,15 @@ def outer_into(out: Tensor, a: Tensor, b: Tensor) -> None:
 SUM_SIZE, MAX_SUMMED = 2**15, 512
 
 
-def sum_into(out: Tensor, a: Tensor, ones: Tensor | None) -> None:
+def sum_into(out: Tensor, a: Tensor, ones: dict[int, Tensor]) -> None:
     """Write the sums over the last axis of a (..., m, k) to `out` (..., m, 1).
 
-    `ones` (k, 1) may be given for a matrix, if a product is to be tried.
+    `ones` keeps columns of ones from one call to the next.
     """
-    if ones is None or a.numel() > SUM_SIZE:
+    k = a.shape[-1]
+    if a.ndim > 2 or k > MAX_SUMMED or a.numel() > SUM_SIZE or not a.is_cpu:
         torch.sum(a, -1, keepdim=True, out=out)
-    else:
-        torch.mm(a, ones, out=out)
+        return
+    if k not in ones:
+        ones[k] = a.new_ones(k, 1)
+    torch.mm(a, ones[k], out=out)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchsk._activations import ActivationName, ActivationRuns, make_activation
 from torchsk._dropout import Dropout, Masks
 from torchsk._embedding import RATE_FACTOR, Embedding, EmbeddingLayer, PeriodicEmbedding
-from torchsk._matmul import MAX_SUMMED, affine, outer_into, product, sum_into
+from torchsk._matmul import affine, outer_into, product, sum_into
 from torchsk._runtime import seeded_torch
 
 
@@ -354,6 +354,7 @@ class Network:
         if groups is not None:
             self._first = self.weights[0].split(groups), self.intercepts[0].split(groups)
         self._memory: dict[tuple[str, int, int], Tensor] = {}
+        self._ones: dict[int, Tensor] = {}
 
     @classmethod
     def arranged(cls, spec: NetworkSpec, flat: np.ndarray) -> np.ndarray:
@@ -405,11 +406,10 @@ class Network:
 
     def backward(self, delta: Tensor, tape: list[tuple], gradient: "Network") -> None:
         """Write d loss / d weights into `gradient`, given delta = d loss / d raw."""
-        ones = self._ones(delta)
         for layer in range(len(tape) - 1, -1, -1):
             X, saved, mask = tape[layer]
             self._outer(layer, delta, X, gradient)
-            sum_into(gradient.intercepts[layer], delta, ones)
+            sum_into(gradient.intercepts[layer], delta, self._ones)
             if layer:
                 delta = product(
                     self.coefs[layer], delta, self._use_again("delta", layer - 1, delta)
@@ -449,15 +449,6 @@ class Network:
         key = name, layer, like.shape[-1]
         if key not in self._memory:
             self._memory[key] = like.new_empty(*weight.shape[:2], like.shape[-1])
-        return self._memory[key]
-
-    def _ones(self, delta: Tensor) -> Tensor | None:
-        """Return ones (n_samples, 1), by which a product sums; None where it is slow or inexact."""
-        if delta.ndim > 2 or not delta.is_cpu or delta.shape[1] > MAX_SUMMED:
-            return None
-        key = "ones", 0, delta.shape[1]
-        if key not in self._memory:
-            self._memory[key] = delta.new_ones(delta.shape[1], 1)
         return self._memory[key]
 
     def _outer(self, layer: int, delta: Tensor, X: Any, gradient: "Network") -> None:

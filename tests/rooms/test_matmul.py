@@ -49,13 +49,14 @@ def test_both_kernels_multiply(kernel):
     _close(parts.reshape(30, 1), _numbers(30, 7) @ _numbers(1, 7).mT)
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (1, 1), (3, 5, 7), (200, 300)])
+@pytest.mark.parametrize("shape", [(5, 7), (1, 1), (3, 5, 7), (200, 300), (2, 600)])
 def test_sums_are_those_of_torch(shape):
-    a, parts = _numbers(*shape), torch.empty(*shape[:-1], 3)
+    a, parts, ones = _numbers(*shape), torch.empty(*shape[:-1], 3), {}
     expected = a.double().sum(-1, keepdim=True).float()
-    for i, ones in enumerate([None, torch.ones(shape[-1], 1)]):
-        _matmul.sum_into(parts[..., i : i + 1], a, ones if len(shape) == 2 else None)
+    for i in range(2):
+        _matmul.sum_into(parts[..., i : i + 1], a, ones)
         torch.testing.assert_close(parts[..., i : i + 1], expected, rtol=1e-5, atol=1e-4)
+    assert list(ones) == ([shape[1]] if shape in [(5, 7), (1, 1)] else [])
 
 
 @pytest.mark.parametrize(

@@ -234,19 +234,18 @@ class Block:
         #: share of each batch in its model's epoch
         self.shares = torch.empty(n_batches, n_models, device=device, dtype=dtype)
 
-        width = data.target.shape[1]
-        targets = self._steps(self.target, -1, width)
-        outs = self._steps(self.out, n_outputs, -1)
+        outs = self._tables(self.out, n_outputs, -1)
+        targets = self._tables(self.target, -1, data.target.shape[1])
         raws = [out.mT for out in outs]
         self.X: Tensor | None = None
         inputs: Sequence[Any] = [None] * n_batches
         if not isinstance(data.X, SparseRows):  # those come in matrices of their own
             shape = self.n_rows * n_groups, data.X.row_size
             self.X = torch.empty(shape, device=device, dtype=dtype)
-            tables = self._steps(self.X, -1, data.X.row_size, n_tables=n_groups)
-            inputs = [table.mT for table in tables]
+            tables = self._tables(self.X, -1, data.X.row_size, n_tables=n_groups)
+            inputs = self._steps([table.mT for table in tables])
         if plan.weighted:
-            factors: Sequence[Tensor] = self._steps(self.factors, -1, 1)
+            factors: Sequence[Tensor] = self._steps(self._tables(self.factors, -1, 1))
         else:
             inverse = torch.from_numpy(1 / np.array(sizes)).to(dtype).to(device)
             factors = inverse.unbind()
@@ -255,18 +254,17 @@ class Block:
         self.batches = [
             Batch(*views)
             for views in zip(
-                inputs, targets, outs, raws, self.norms.unbind(), factors,
-                self.penalties.unbind(), rates.unbind(), plan.n_rows[:n_batches],
+                inputs, self._steps(targets), self._steps(outs), self._steps(raws),
+                self.norms.unbind(), factors, self.penalties.unbind(), rates.unbind(),
+                plan.n_rows[:n_batches],
             )
         ]  # fmt: skip
         #: raw outputs and targets, as the loss takes them: those of many batches at once if it can
         self.raws = list(zip(raws, targets))
-        if head.per_sample and n_outputs == 1:
+        if not head.per_sample:
+            self.raws = [(batch.raw, batch.target) for batch in self.batches]
+        elif n_outputs == 1:
             self.raws = [(self.out, self.target)]
-        elif head.per_sample:
-            outs = self._tables(self.out, n_outputs, -1)
-            targets = self._tables(self.target, -1, width)
-            self.raws = [(o.flatten(0, 1).mT, t.flatten(0, 1)) for o, t in zip(outs, targets)]
         self.first = -1
 
     def fill(self, index: Tensor, group_index: Tensor, first: int) -> None:
@@ -315,12 +313,12 @@ class Block:
             for part, (count, size) in zip(parts, self.runs)
         ]
 
-    def _steps(self, rows: Tensor, *shape: int, n_tables: int | None = None) -> list[Tensor]:
-        """Return one such view (n_models, *shape) per batch; without n_models for one model."""
-        tables = self._tables(rows, *shape, n_tables=n_tables)
-        if self.plan.n_models == 1:
-            tables = [table.view(-1, *table.shape[2:]) for table in tables]
-        return [view for table in tables for view in table.unbind()]
+    def _steps(self, tables: Sequence[Tensor]) -> list[Tensor]:
+        """Return one view (n_tables, ...) per batch of all tables; (...) for one model."""
+        is_one = self.plan.n_models == 1
+        return [
+            view for table in tables for view in (table.squeeze(1) if is_one else table).unbind()
+        ]
 
     def _weigh(self, weight: Tensor) -> None:
         """Set what depends on the weights of the rows (n_rows,)."""
